@@ -1,0 +1,176 @@
+package swap
+
+import (
+	"github.com/tallystick/tally"
+)
+
+// Totals returns our side's absolute counts, with what we know of the peer's.
+func (l *Ledger) Totals(seenServed, seenConsumed tally.Amount) Totals {
+	return Totals{
+		Served: l.served, Consumed: l.consumed,
+		SeenServed: seenServed, SeenConsumed: seenConsumed,
+		AtRest: l.AtRest(),
+	}
+}
+
+// statement closes a skew between the books, one direction at a time.
+//
+// Where we consume, the peer's count may be higher because an answer was lost
+// on the way: we take its figure as far as our own unanswered requests (and,
+// after an unclean stop, W/2 of unsaved ones) explain it. That forgives nothing.
+//
+// Where we serve, the debtor has the last word within W, once it told its
+// figure in knowledge of ours: units that a crash of ours lost come back, and
+// units that it lost are forgiven, never more than W and 1 % of what it paid.
+// A larger difference stops new credit until the peer pays or the operator
+// decides.
+func (l *Ledger) statement(t *Totals) ([]Effect, error) {
+	if t == nil || t.Served > maxLedgerAmount || t.Consumed > maxLedgerAmount {
+		return nil, tally.ErrOverflow
+	}
+	before := *l
+	l.closeConsumed(t)
+	l.closeServed(t)
+	if l.served == before.served && l.consumed == before.consumed {
+		return nil, nil
+	}
+	// The peer has to see the figure it is now equal to.
+	return []Effect{{Kind: FxSave}, {Kind: FxSendStatement}, {Kind: FxWake}}, nil
+}
+
+func (l *Ledger) closeConsumed(t *Totals) {
+	if l.reserved != 0 || !t.AtRest {
+		return
+	}
+	if t.Served > l.consumed {
+		more := t.Served - l.consumed
+		allowed := l.unanswered
+		if l.flags&flagUnclean != 0 {
+			allowed += l.policy.flushAt()
+		}
+		if more > allowed {
+			return // the creditor closes or keeps it: only it can forgive
+		}
+		l.raiseConsumed(more)
+	}
+	l.unanswered = 0
+	l.flags &^= flagUnclean
+}
+
+func (l *Ledger) closeServed(t *Totals) {
+	if l.shadow != 0 || !t.AtRest || t.SeenServed != l.served {
+		return // not a final figure
+	}
+	slack := l.policy.Slack()
+	switch {
+	case t.Consumed > l.served:
+		more := t.Consumed - l.served
+		if more > slack {
+			more = min(more, l.prepaidByPeer) // paid units cost nobody anything
+		}
+		l.raiseServed(more)
+	case t.Consumed < l.served:
+		less := l.served - t.Consumed
+		if less <= slack && l.forgiven+less <= slack+l.received/100 {
+			l.forgiven += less
+			l.lowerServed(less)
+		}
+	}
+	l.skew = tally.Balance(l.served) - tally.Balance(t.Consumed)
+	if l.skew != 0 {
+		l.flags |= flagSkewed
+	} else {
+		l.flags &^= flagSkewed
+	}
+}
+
+// lowerServed takes back n units served: the peer has it as a credit.
+func (l *Ledger) lowerServed(n tally.Amount) {
+	l.served -= n
+	l.bookFromPeer(n)
+}
+
+// lowerConsumed is the mirror of lowerServed.
+func (l *Ledger) lowerConsumed(n tally.Amount) {
+	l.consumed -= n
+	l.bookToPeer(n)
+}
+
+// resolve takes the peer's last told figures in both directions, because the
+// operator said so.
+func (l *Ledger) resolve(t *Totals) ([]Effect, error) {
+	if t == nil {
+		return nil, ErrNoSession
+	}
+	if t.Served > maxLedgerAmount || t.Consumed > maxLedgerAmount {
+		return nil, tally.ErrOverflow
+	}
+	if !l.AtRest() {
+		return nil, ErrInFlight
+	}
+	if t.Consumed >= l.served {
+		l.raiseServed(t.Consumed - l.served)
+	} else {
+		l.lowerServed(l.served - t.Consumed)
+	}
+	if t.Served >= l.consumed {
+		l.raiseConsumed(t.Served - l.consumed)
+	} else {
+		l.lowerConsumed(l.consumed - t.Served)
+	}
+	l.skew, l.unanswered = 0, 0
+	l.flags &^= flagSkewed | flagUnclean
+	return []Effect{{Kind: FxSave}, {Kind: FxSendStatement}, {Kind: FxWake}}, nil
+}
+
+// adoptSent takes over a cheque of ours that the peer proved and we have
+// forgotten (a lost or restored store). The money counts as spent; what the
+// peer credited for it comes as an ack.
+func (l *Ledger) adoptSent(ev *Event) ([]Effect, error) {
+	if err := adoptable(ev); err != nil {
+		return nil, err
+	}
+	if ev.Serial <= l.sentSerial {
+		return nil, ErrStale
+	}
+	l.raiseTotals(ev.Totals)
+	l.sentSerial = ev.Serial
+	l.issued = max(l.issued, ev.Cumulative)
+	l.moveSettle(settlePending)
+	return []Effect{{Kind: FxSave, Serial: ev.Serial}, {Kind: FxWake}}, nil
+}
+
+// adoptReceived takes over an ack of ours that the peer proved.
+func (l *Ledger) adoptReceived(ev *Event) ([]Effect, error) {
+	if err := adoptable(ev); err != nil {
+		return nil, err
+	}
+	if ev.Serial <= l.receivedSerial {
+		return nil, ErrStale
+	}
+	l.raiseTotals(ev.Totals)
+	l.receivedSerial = ev.Serial
+	l.accepted = max(l.accepted, ev.Cumulative)
+	l.receive(ev.Cumulative)
+	return []Effect{{Kind: FxSave, Serial: ev.Serial}, {Kind: FxWake}}, nil
+}
+
+// adoptable bounds what a proof may bring. It is our own signature, but a
+// defect of an older version must not overflow this one.
+func adoptable(ev *Event) error {
+	t := ev.Totals
+	if t == nil || max(ev.Cumulative, t.Served, t.Consumed) > maxLedgerAmount {
+		return tally.ErrOverflow
+	}
+	return nil
+}
+
+// raiseTotals takes our own signed counts where they are above what we have.
+func (l *Ledger) raiseTotals(t *Totals) {
+	if t.Served > l.served {
+		l.raiseServed(t.Served - l.served)
+	}
+	if t.Consumed > l.consumed {
+		l.raiseConsumed(t.Consumed - l.consumed)
+	}
+}
