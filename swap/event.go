@@ -34,7 +34,8 @@ const (
 	// EvReserve: a service wants Units in direction Dir, before work is done.
 	EvReserve EventKind = iota + 1
 	// EvCommit: Units were delivered in direction Dir, out of a reservation of
-	// Held (0 for a service that is counted after the fact).
+	// Held (0 for a service that is counted after the fact). Lost: the
+	// reservation had been given up as unanswered before.
 	EvCommit
 	// EvRelease: a reservation of Held ends unused. Lost: our request had left
 	// and no answer came, so the peer may have booked it.
@@ -58,7 +59,8 @@ const (
 	// EvRefused: the peer refused our cheque Serial.
 	EvRefused
 	// EvCheque: a verified cheque Serial of the peer, with Cumulative, of which
-	// Covered is backed. Totals are what the peer signed in it.
+	// Covered is backed. Totals are what the peer signed in it. Again: another
+	// cheque had the same serial, and this one names more.
 	EvCheque
 	// EvKarma: an unsigned cheque of the seed's protocol raised what the peer
 	// paid by Units.
@@ -111,6 +113,7 @@ type Event struct {
 	Kind       EventKind
 	Dir        Direction
 	Lost       bool
+	Again      bool
 	Units      tally.Amount
 	Held       tally.Amount
 	Serial     uint64

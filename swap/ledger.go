@@ -120,6 +120,7 @@ const (
 	flagSkewed                          // books differ by more than is forgiven
 	flagUntold                          // totals changed since the last statement
 	flagUnclean                         // we stopped uncleanly since the books last agreed
+	flagKarmaSent                       // our last cheque went to a peer that gives no acks
 )
 
 // Ledger is the tab with one peer in one asset. It is pure: Step is its only
@@ -366,6 +367,9 @@ func (l *Ledger) commit(now Instant, ev *Event) ([]Effect, error) {
 		return nil, err
 	}
 	l.reserved = l.reserved.SaturatingSub(ev.Held)
+	if ev.Lost {
+		l.unanswered = l.unanswered.SaturatingSub(ev.Units)
+	}
 	l.raiseConsumed(ev.Units)
 	if ev.Units > ev.Held {
 		l.dirty += ev.Units - ev.Held
@@ -385,6 +389,10 @@ func (l *Ledger) flushIfDirty() []Effect {
 
 // NeedsFlush reports whether so much is unsaved that work must wait for disk.
 func (l *Ledger) NeedsFlush() bool { return l.dirty >= l.policy.flushAt() }
+
+// MustFlush reports whether one more crash would cost W, so that nothing may
+// leave before the record is on disk.
+func (l *Ledger) MustFlush() bool { return l.dirty >= l.policy.Slack() }
 
 func (l *Ledger) release(ev *Event) ([]Effect, error) {
 	if ev.Dir == Serve {

@@ -124,9 +124,11 @@ func (l *Ledger) issuedCheque(now Instant, ev *Event) ([]Effect, error) {
 		l.bookToPeer(l.issued - l.paid)
 		l.paid = l.issued
 		l.retryAt = 0
+		l.flags |= flagKarmaSent
 		return append(fx, Effect{Kind: FxWake}), nil
 	}
 	l.moveSettle(settlePending)
+	l.flags &^= flagKarmaSent
 	return fx, nil
 }
 
@@ -181,7 +183,7 @@ func (l *Ledger) refuse(now Instant, ev *Event) ([]Effect, error) {
 // highest matters.
 func (l *Ledger) cheque(ev *Event) ([]Effect, error) {
 	switch {
-	case ev.Serial == l.receivedSerial:
+	case ev.Serial == l.receivedSerial && !ev.Again:
 		return nil, ErrDuplicate
 	case ev.Serial < l.receivedSerial:
 		return nil, ErrStale
