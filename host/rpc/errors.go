@@ -1,0 +1,170 @@
+package rpc
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/filecoin-project/go-jsonrpc"
+)
+
+// Code is the stable number of a cause. Numbers never change their meaning: add
+// at the end of a group. 200 to 299 are kept for the payment errors that other
+// systems already number so.
+type Code int
+
+// The causes a caller can act on.
+const (
+	CodeFailed           Code = 1
+	CodeBadArgument      Code = 10
+	CodeBadPeer          Code = 11
+	CodeBadAddress       Code = 12
+	CodePermission       Code = 20
+	CodeBusy             Code = 21
+	CodeTimeout          Code = 22
+	CodeStopping         Code = 23
+	CodeUnsupported      Code = 24
+	CodeUnknownPeer      Code = 30
+	CodeNotConnected     Code = 31
+	CodeConnectFailed    Code = 32
+	CodeBlocked          Code = 33
+	CodeHandshake        Code = 34
+	CodeNothingOwed      Code = 40
+	CodeSettlementBlock  Code = 41
+	CodeChequeRefused    Code = 42
+	CodeOverThreshold    Code = 43
+	CodeTooLarge         Code = 44
+	CodeRefusedByPeer    Code = 50
+	CodeBadMessage       Code = 51
+	CodeImportTooLarge   Code = 52
+	CodeImportSession    Code = 53
+	CodeStore            Code = 54
+	CodeRemoteProtocol   Code = 55
+	CodeNothingToResolve Code = 56
+)
+
+// CodeInfo documents a code.
+type CodeInfo struct {
+	Code   Code
+	Name   string
+	Cause  string
+	Remedy string
+}
+
+// Codes lists every code, in order. The text is what the documentation prints;
+// an error itself may say more.
+var Codes = []CodeInfo{
+	{CodeFailed, "failed", "a cause without a code of its own", "read the message; the log of the peer has more"},
+	{CodeBadArgument, "bad_argument", "an argument is missing, of the wrong form or out of bounds", "correct the argument that the message names"},
+	{CodeBadPeer, "bad_peer", "not a peer id", "use the text that `tally id` prints, such as 12D3KooW…"},
+	{CodeBadAddress, "bad_address", "not a multiaddr that ends in /p2p/<peer id>", "use an address that `tally id` of the other peer prints"},
+	{CodePermission, "permission", "the token does not allow this method", "use a token with the permission that the message names"},
+	{CodeBusy, "busy", "too many calls at a time", "try again later"},
+	{CodeTimeout, "timeout", "the call did not finish in time", "try again; look at `tally status`"},
+	{CodeStopping, "stopping", "the peer is shutting down", "start it again: tally start"},
+	{CodeUnsupported, "unsupported", "this version cannot do it", "see the message"},
+	{CodeUnknownPeer, "unknown_peer", "there is no account with this peer", "list the accounts: tally balances"},
+	{CodeNotConnected, "not_connected", "the peer is not connected", "connect first: tally peers connect ADDRESS"},
+	{CodeConnectFailed, "connect_failed", "the peer could not be dialled", "check the address and that the peer runs"},
+	{CodeBlocked, "blocked", "the peer is blocked", "wait for the end of the block, or: tally peers unblock PEER"},
+	{CodeHandshake, "handshake", "the peer speaks no swap protocol of ours, or refused the handshake", "check network, mode and thresholds on both sides"},
+	{CodeNothingOwed, "nothing_owed", "we owe this peer nothing", "nothing has to be done"},
+	{CodeSettlementBlock, "settlement_blocked", "the debt cannot be settled now", "see settlement_blocked_by in `tally balances PEER`"},
+	{CodeChequeRefused, "cheque_refused", "the peer refused the cheque", "see the reason; `tally cheques PEER` shows the state"},
+	{CodeOverThreshold, "over_threshold", "the debt would pass what the peer or we allow", "settle first: tally settle PEER"},
+	{CodeTooLarge, "too_large", "one request is larger than the whole threshold", "ask for less at a time"},
+	{CodeRefusedByPeer, "refused_by_peer", "the peer refused to serve", "the message has the reason that the peer gave"},
+	{CodeBadMessage, "bad_message", "a message to import is malformed; nothing was imported", "correct the line that the error names"},
+	{CodeImportTooLarge, "import_too_large", "the import is larger than one session may hold; nothing was imported", "split the file"},
+	{CodeImportSession, "import_session", "the import session is unknown, expired or out of order; nothing was imported", "start the import again"},
+	{CodeStore, "store", "our own store failed", "run `tally doctor`"},
+	{CodeRemoteProtocol, "remote_protocol", "the peer broke the protocol", "ask its operator; `tally peers block PEER` keeps it away"},
+	{CodeNothingToResolve, "nothing_to_resolve", "the two books do not need a person to resolve them", "nothing has to be done"},
+}
+
+// Name returns the word of the code.
+func (c Code) Name() string {
+	for _, info := range Codes {
+		if info.Code == c {
+			return info.Name
+		}
+	}
+	return "failed"
+}
+
+// Remedy returns what an operator does about the code.
+func (c Code) Remedy() string {
+	for _, info := range Codes {
+		if info.Code == c {
+			return info.Remedy
+		}
+	}
+	return ""
+}
+
+// Error is a failure with a stable code. It crosses the wire whole: the client
+// gets back what the Node returned, without the wrapped error.
+type Error struct {
+	Code    Code
+	Message string
+	// Remedy is what to do about it; empty means that of the code.
+	Remedy string
+
+	wrapped error
+}
+
+// NewError returns an error with a code and the remedy of that code. A %w in
+// format is kept for errors.Is on this side of the wire.
+func NewError(code Code, format string, args ...any) *Error {
+	err := fmt.Errorf(format, args...)
+	return &Error{Code: code, Message: err.Error(), Remedy: code.Remedy(), wrapped: errors.Unwrap(err)}
+}
+
+// WithRemedy returns e with a remedy of its own.
+func (e *Error) WithRemedy(format string, args ...any) *Error {
+	c := *e
+	c.Remedy = fmt.Sprintf(format, args...)
+	return &c
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// Unwrap returns the error that NewError wrapped.
+func (e *Error) Unwrap() error { return e.wrapped }
+
+// errorMeta travels beside code and message.
+type errorMeta struct {
+	Name   string `json:"name"`
+	Remedy string `json:"remedy"`
+}
+
+// ToJSONRPCError implements jsonrpc.RPCErrorCodec.
+func (e *Error) ToJSONRPCError() (jsonrpc.JSONRPCError, error) {
+	meta, err := json.Marshal(errorMeta{Name: e.Code.Name(), Remedy: e.Remedy})
+	if err != nil {
+		return jsonrpc.JSONRPCError{}, err
+	}
+	return jsonrpc.JSONRPCError{Code: jsonrpc.ErrorCode(e.Code), Message: e.Message, Meta: meta}, nil
+}
+
+// FromJSONRPCError implements jsonrpc.RPCErrorCodec.
+func (e *Error) FromJSONRPCError(j jsonrpc.JSONRPCError) error {
+	*e = Error{Code: Code(j.Code), Message: j.Message}
+	var meta errorMeta
+	if len(j.Meta) > 0 {
+		if err := json.Unmarshal(j.Meta, &meta); err != nil {
+			return err
+		}
+	}
+	e.Remedy = meta.Remedy
+	return nil
+}
+
+// wireErrors tells go-jsonrpc that every code is an *Error.
+func wireErrors() jsonrpc.Errors {
+	errs := jsonrpc.NewErrors()
+	for _, info := range Codes {
+		errs.Register(jsonrpc.ErrorCode(info.Code), new(*Error))
+	}
+	return errs
+}
