@@ -156,6 +156,9 @@ func (e batching) scan(ctx context.Context, r Range, fn func(key string, value [
 		if entry.Error != nil {
 			return entry.Error
 		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if err := fn(entry.Key, entry.Value); err != nil {
 			return err
 		}

@@ -32,6 +32,9 @@ func Open(dir string, opts ...Option) (*Store, error) {
 	c := newConfig(opts)
 	l := &engineLogger{logger: c.logger}
 	d, err := openPebble(dir, c, l)
+	if errors.Is(err, pebble.ErrCorruption) {
+		return nil, fmt.Errorf("durable: open %s: %w: %w; what was acknowledged is no longer whole, restore a backup", dir, ErrDamaged, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("durable: open %s: %w", dir, err)
 	}

@@ -15,8 +15,9 @@ const SealOverhead = 1 + 4
 var (
 	// ErrDamaged is returned where a record does not match its checksum: it was
 	// altered on disk or copied from another key. The text names the key. The
-	// caller must not go on with a default in its place.
-	ErrDamaged = errors.New("durable: damaged record")
+	// caller must not go on with a default in its place. Open returns it for a
+	// damaged journal and names the place there.
+	ErrDamaged = errors.New("durable: damaged on disk")
 
 	// ErrNewerSchema is returned for a record or a store that a newer program
 	// wrote. The text names both versions.

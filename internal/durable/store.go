@@ -205,7 +205,8 @@ func (s *Store) Commit(ctx context.Context, b *Batch) error {
 // returned, on the committer goroutine, in the order of the Submit calls. So
 // done has to be short and must not call Commit, Submit or Close. While the
 // queue is full Submit waits. Where b is refused before it is queued (ErrKey,
-// ErrTooLarge, ErrClosed) done is called before Submit returns.
+// ErrTooLarge, ErrClosed, ErrFailed with a full queue) done is called before
+// Submit returns.
 func (s *Store) Submit(b *Batch, done func(error)) {
 	if _, err := s.enqueue(context.Background(), b, done); err != nil {
 		done(err)
@@ -247,6 +248,9 @@ func (s *Store) enqueue(ctx context.Context, b *Batch, done func(error)) (*group
 		case <-space:
 		case <-ctx.Done():
 			return nil, ctx.Err()
+		case <-s.failed:
+			// Room may never come: the committer may hang in the engine.
+			return nil, s.Failed()
 		}
 	}
 }
@@ -427,9 +431,10 @@ func (s *Store) beginRead() error {
 }
 
 // Close commits what was submitted, ends the committer and the readers, and
-// closes the datastore. Later calls return ErrClosed; Close itself returns what
-// the first Close returned. Close returns an error where the engine hangs after
-// a failure; the process should end then.
+// closes the datastore. Calls of other methods that begin later return
+// ErrClosed; a second Close returns what the first one returned. Where the
+// engine hangs after a failure Close gives up on it after a while and returns an
+// error; the process should end then.
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() { s.closeErr = s.close() })
 	return s.closeErr
