@@ -1,0 +1,192 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/filecoin-project/go-jsonrpc"
+)
+
+// ErrUnreachable is wrapped by every call that found no server at the address:
+// the peer does not run.
+var ErrUnreachable = errors.New("rpc: no peer answers")
+
+// StatusError is a refusal that came before JSON-RPC, such as a wrong token.
+type StatusError struct {
+	Status int
+	Cause  string
+}
+
+func (e *StatusError) Error() string {
+	return fmt.Sprintf("the peer answered %d: %s", e.Status, e.Cause)
+}
+
+// Client calls a running peer. Its fields are the methods of the server, see
+// Methods; all may be called at the same time. A failure is an *Error, a
+// *StatusError, or wraps ErrUnreachable; Explain sorts them.
+type Client struct {
+	Status            func(ctx context.Context) (Status, error)
+	ID                func(ctx context.Context) (Identity, error)
+	Version           func(ctx context.Context) (Version, error)
+	Peers             func(ctx context.Context) ([]PeerRow, error)
+	PeerConnect       func(ctx context.Context, addr string) (PeerRow, error)
+	PeerBlock         func(ctx context.Context, peerID string) (Done, error)
+	PeerUnblock       func(ctx context.Context, peerID string) (Done, error)
+	PeerResolve       func(ctx context.Context, peerID string) (BalanceRow, error)
+	Balances          func(ctx context.Context, peerID string) ([]BalanceRow, error)
+	Cheques           func(ctx context.Context, peerID string) ([]ChequeRow, error)
+	Settle            func(ctx context.Context, peerID string) (SettleResult, error)
+	StoreImportBegin  func(ctx context.Context) (ImportSession, error)
+	StoreImportChunk  func(ctx context.Context, session string, number uint64, messages []Message) (Done, error)
+	StoreImportCommit func(ctx context.Context, session string, total int) (ImportResult, error)
+	StoreImportAbort  func(ctx context.Context, session string) (Done, error)
+	StoreQuery        func(ctx context.Context, peerID string, query StoreQuery) (StorePage, error)
+	EventsSince       func(ctx context.Context, cursor uint64, timeoutMS int) (EventBatch, error)
+	ConfigShow        func(ctx context.Context) (map[string]any, error)
+	Shutdown          func(ctx context.Context) (Done, error)
+}
+
+// NewClient returns a client of the server at addr (the content of <repo>/api)
+// and what ends it. It does no IO.
+func NewClient(addr string, token Secret) (*Client, func(), error) {
+	quietLibrary()
+	network, address, err := parseAPI(addr)
+	if err != nil {
+		return nil, nil, err
+	}
+	transport := &http.Transport{
+		Proxy: nil, // a token never goes through a proxy
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, network, address)
+			if err != nil && ctx.Err() == nil {
+				return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
+			}
+			return conn, err
+		},
+	}
+	host := "localhost"
+	if network == "tcp" {
+		host = address
+	}
+	c := &Client{}
+	closeCalls, err := jsonrpc.NewMergeClient(context.Background(), "http://"+host+Path, Namespace, []any{c},
+		http.Header{"Authorization": {"Bearer " + token.Reveal()}},
+		jsonrpc.WithHTTPClient(&http.Client{Transport: statusTransport{transport}}),
+		jsonrpc.WithErrors(wireErrors()))
+	if err != nil {
+		return nil, nil, err
+	}
+	return c, func() { closeCalls(); transport.CloseIdleConnections() }, nil
+}
+
+// statusTransport makes a refusal an error that keeps its cause.
+type statusTransport struct{ next http.RoundTripper }
+
+func (t statusTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := t.next.RoundTrip(r)
+	if err != nil || strings.HasPrefix(resp.Header.Get("Content-Type"), "application/json") {
+		return resp, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	cause, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
+	return nil, &StatusError{resp.StatusCode, strings.TrimSpace(string(cause))}
+}
+
+// Explain returns the failure of a call as one cause and one remedy.
+func Explain(err error) *Error {
+	var (
+		coded   *Error
+		status  *StatusError
+		library *jsonrpc.JSONRPCError
+	)
+	switch {
+	case errors.As(err, &coded):
+		return coded
+	case errors.As(err, &status):
+		e := NewError(CodeFailed, "%w", status)
+		switch status.Status {
+		case http.StatusUnauthorized:
+			return e.WithRemedy("the token file is of another peer: restart the peer, which writes it anew")
+		case http.StatusServiceUnavailable:
+			e.Code = CodeBusy
+			return e.WithRemedy("%s", CodeBusy.Remedy())
+		}
+		return e
+	case errors.As(err, &library):
+		return NewError(CodeFailed, "%w", library).WithRemedy("use the same version of tally on both sides: tally version")
+	case errors.Is(err, context.DeadlineExceeded):
+		return NewError(CodeTimeout, "%w", err)
+	default:
+		return NewError(CodeFailed, "%w", err)
+	}
+}
+
+// importChunkBytes is how much one chunk of an import holds, in bytes of the
+// message. JSON makes a payload a third larger and a topic of control
+// characters, at worst, six times: with the keys still below maxBody.
+const importChunkBytes = 512 << 10
+
+// importChunkMessages bounds a chunk of tiny messages, whose keys outweigh
+// them.
+const importChunkMessages = 8192
+
+// Import sends messages to the peer's own store, all or none. Progress may be
+// nil; it is called with the number sent so far.
+func (c *Client) Import(ctx context.Context, messages []Message, progress func(sent int)) (ImportResult, error) {
+	session, err := c.StoreImportBegin(ctx)
+	if err != nil {
+		return ImportResult{}, err
+	}
+	result, err := c.importInto(ctx, session.Session, messages, progress)
+	if err != nil {
+		// The caller's ctx may be over; the session ends by itself if this
+		// does not arrive.
+		abort, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_, _ = c.StoreImportAbort(abort, session.Session)
+	}
+	return result, err
+}
+
+func (c *Client) importInto(ctx context.Context, session string, messages []Message, progress func(int)) (ImportResult, error) {
+	var number uint64
+	for sent := 0; sent < len(messages); number++ {
+		end, size := sent, 0
+		for end < len(messages) && end-sent < importChunkMessages && size < importChunkBytes {
+			size += len(messages[end].Payload) + len(messages[end].ContentTopic) + len(messages[end].PubsubTopic)
+			end++
+		}
+		if _, err := c.StoreImportChunk(ctx, session, number, messages[sent:end]); err != nil {
+			return ImportResult{}, err
+		}
+		sent = end
+		if progress != nil {
+			progress(sent)
+		}
+	}
+	return c.StoreImportCommit(ctx, session, len(messages))
+}
+
+// Query yields the pages of a query one by one. An error ends it; the pages
+// before it were paid for and are good.
+func (c *Client) Query(ctx context.Context, peerID string, query StoreQuery) iter.Seq2[StorePage, error] {
+	return func(yield func(StorePage, error) bool) {
+		for {
+			page, err := c.StoreQuery(ctx, peerID, query)
+			if err == nil && page.Cursor != "" && page.Cursor == query.Cursor {
+				err = NewError(CodeRemoteProtocol, "the peer gave the same cursor twice")
+			}
+			if !yield(page, err) || err != nil || page.Cursor == "" {
+				return
+			}
+			query.Cursor = page.Cursor
+		}
+	}
+}
