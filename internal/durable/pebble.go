@@ -32,22 +32,38 @@ func Open(dir string, opts ...Option) (*Store, error) {
 	c := newConfig(opts)
 	l := &engineLogger{logger: c.logger}
 	d, err := openPebble(dir, c, l)
-	if errors.Is(err, pebble.ErrCorruption) {
-		return nil, fmt.Errorf("durable: open %s: %w: %w; what was acknowledged is no longer whole, restore a backup", dir, ErrDamaged, err)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("durable: open %s: %w", dir, err)
+		return nil, openError(dir, err)
 	}
 	s := newStore(newPebbleEngine(d), c)
 	l.failStore(s.fail)
 	if err := s.EnsureSchema(context.Background()); err != nil {
-		return nil, errors.Join(fmt.Errorf("durable: open %s: %w", dir, err), s.Close())
+		return nil, errors.Join(openError(dir, err), s.Close())
 	}
 	return s, nil
 }
 
+func openError(dir string, err error) error {
+	err = asDamage(err)
+	if errors.Is(err, ErrDamaged) {
+		return fmt.Errorf("durable: open %s: %w; what was acknowledged is no longer whole: restore a backup", dir, err)
+	}
+	return fmt.Errorf("durable: open %s: %w", dir, err)
+}
+
+// asDamage puts our name on Pebble's reports of damage.
+func asDamage(err error) error {
+	if pebble.IsCorruptionError(err) && !errors.Is(err, ErrDamaged) {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return err
+}
+
 func openPebble(dir string, c config, l *engineLogger) (d *pebbleds.Datastore, err error) {
 	defer recoverFatal(&err)
+	if err := checkLogs(c.fs, dir); err != nil {
+		return nil, err
+	}
 	return pebbleds.NewDatastore(dir,
 		// Our writes bypass these options; they are for whoever else gets hold
 		// of the datastore.
@@ -56,10 +72,9 @@ func openPebble(dir string, c config, l *engineLogger) (d *pebbleds.Datastore, e
 		pebbleds.WithPebbleOpts(&pebble.Options{
 			FS:     c.fs,
 			Logger: l,
-			// The default would be the oldest format, whose journal cannot
-			// tell a torn tail from a damaged middle and drops everything
-			// behind either. From this format on each record says how far the
-			// journal was synced when it was written.
+			// The default would be the oldest format. From this one on each
+			// record says how far the journal was synced when it was written,
+			// which gives Pebble a part of what checkLogs looks for.
 			FormatMajorVersion: pebble.FormatWALSyncChunks,
 			MemTableSize:       memTableBytes,
 			EventListener: &pebble.EventListener{
@@ -89,7 +104,8 @@ func (e *pebbleEngine) apply(buf []byte) (kept bool, err error) {
 		return true, err
 	}
 	// A synced commit of one batch: Pebble answers after the fsync of its
-	// journal, so no Sync of the datastore has to follow.
+	// journal, so no Sync of the datastore has to follow. checkLogs relies on
+	// it that the next batch is written after this sync.
 	if err := e.d.DB.Apply(e.batch, pebble.Sync); err != nil {
 		return true, err
 	}
@@ -106,7 +122,7 @@ func (e *pebbleEngine) get(_ context.Context, key string) ([]byte, error) {
 		return nil, ErrNotFound
 	}
 	if err != nil {
-		return nil, err
+		return nil, asDamage(err)
 	}
 	cp := append(make([]byte, 0, len(value)), value...)
 	return cp, closer.Close()
@@ -123,11 +139,11 @@ func (e *pebbleEngine) scan(ctx context.Context, r Range, fn func(key string, va
 	}
 	it, err := e.d.DB.NewIter(o)
 	if err != nil {
-		return fmt.Errorf("durable: scan %q: %w", r.Prefix, err)
+		return fmt.Errorf("durable: scan %q: %w", r.Prefix, asDamage(err))
 	}
 	defer func() {
 		if cerr := it.Close(); cerr != nil && err == nil {
-			err = fmt.Errorf("durable: scan %q: %w", r.Prefix, cerr)
+			err = fmt.Errorf("durable: scan %q: %w", r.Prefix, asDamage(cerr))
 		}
 	}()
 	first, next := it.First, it.Next
@@ -142,7 +158,7 @@ func (e *pebbleEngine) scan(ctx context.Context, r Range, fn func(key string, va
 		n++
 		value, err := it.ValueAndErr()
 		if err != nil {
-			return fmt.Errorf("durable: scan %q at %q: %w", r.Prefix, it.Key(), err)
+			return fmt.Errorf("durable: scan %q at %q: %w", r.Prefix, it.Key(), asDamage(err))
 		}
 		if err := fn(string(it.Key()), value); err != nil {
 			return err

@@ -355,8 +355,11 @@ func (s *Store) write(g *group) error {
 
 // fail poisons the store; the first cause stays.
 func (s *Store) fail(cause error) {
-	err := fmt.Errorf("%w: %w; nothing more is written: "+
-		"check the disk and its free space, then restart (what was acknowledged is kept)", ErrFailed, cause)
+	remedy := "check the disk and its free space, then restart (what was acknowledged is kept)"
+	if errors.Is(cause, ErrDamaged) {
+		remedy = "check the disk, then restore a backup"
+	}
+	err := fmt.Errorf("%w: %w; nothing more is written: %s", ErrFailed, cause, remedy)
 	if s.failure.CompareAndSwap(nil, &err) {
 		close(s.failed)
 		s.config.logger.Error("store failed, restart needed", "err", cause)
