@@ -113,6 +113,11 @@ func (l *Ledger) issuedCheque(now Instant, ev *Event) ([]Effect, error) {
 	if l.settle != settleIntent || ev.Serial != l.sentSerial {
 		return nil, fmt.Errorf("%w: cheque %d issued in state %v", ErrUnexpected, ev.Serial, l.settle)
 	}
+	if l.flags&flagReady == 0 {
+		// Without a session nobody knows whether the peer gives acks. The intent
+		// stays, and the next session issues it.
+		return nil, ErrNoSession
+	}
 	fx := []Effect{
 		{Kind: FxSave, Serial: l.sentSerial, Cumulative: l.issued},
 		{Kind: FxSendCheque, Serial: l.sentSerial, Cumulative: l.issued},

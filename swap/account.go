@@ -1,0 +1,232 @@
+package swap
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/tallystick/tally/internal/durable"
+)
+
+// shardCount spreads the peers over locks. It is a power of two; 64 keeps two
+// busy cores from meeting, and costs 64 maps.
+const shardCount = 64
+
+// account is one peer in memory. All fields are guarded by the mu of its shard.
+type account struct {
+	ledger Ledger
+	peer   peer.ID
+	// session is nil while the peer has none.
+	session *session
+	// wake is closed when headroom may have grown; nil while nobody waits.
+	wake chan struct{}
+	// gate is closed when the account's save is done; nil while nobody waits.
+	gate chan struct{}
+	// services are the counts per service that are not on disk yet.
+	services []serviceTotals
+	// usedAt is in seconds of Unix time.
+	usedAt int64
+	// serving and consuming count the live holds.
+	serving, consuming uint8
+	waiters            uint8
+	// saving: a record is on its way to disk. Saves of one account are one at a
+	// time, so that an older record never replaces a newer one.
+	saving bool
+	listed bool // in the dirty list of the shard
+	stored bool // there is a record on disk
+}
+
+// session is what only a connected peer needs.
+type session struct {
+	native bool
+	// told are the peer's last totals; heard is set once there are any.
+	told  Totals
+	heard bool
+	// asset, payout and reason are for the operator.
+	payout string
+	reason string
+}
+
+// shard is a part of the book's peers with its own lock.
+type shard struct {
+	// mu guards the fields below and all accounts in them. It is held for one
+	// step of a ledger, never over disk, network, signing or a settler.
+	mu       sync.Mutex
+	accounts map[peer.ID]*account
+	// watched are the accounts that time matters for: those with a session, and
+	// those at the disconnect threshold.
+	watched map[peer.ID]*account
+	dirty   []*account
+	holds   holdList
+	spare   *holdState
+	// evictions counts the accounts that left memory, so that a record read
+	// before one left is not taken for the present state.
+	evictions uint64
+}
+
+// shardIndex picks by the end of the id, which is key or hash.
+func shardIndex(p peer.ID) uint8 {
+	if len(p) == 0 {
+		return 0
+	}
+	return p[len(p)-1] % shardCount
+}
+
+func (b *Book) shardOf(p peer.ID) *shard { return &b.shards[shardIndex(p)] }
+
+// lock returns the peer's account with its shard locked, reading it from the
+// store where it is not in memory.
+func (b *Book) lock(p peer.ID) (*shard, *account, error) {
+	s := b.shardOf(p)
+	s.mu.Lock()
+	if a := s.accounts[p]; a != nil {
+		return s, a, nil
+	}
+	s.mu.Unlock()
+	return b.load(s, p)
+}
+
+func (b *Book) load(s *shard, p peer.ID) (*shard, *account, error) {
+	if err := p.Validate(); err != nil {
+		return nil, nil, err
+	}
+	for range loadTries {
+		s.mu.Lock()
+		before := s.evictions
+		s.mu.Unlock()
+		fresh, err := b.read(p)
+		if err != nil {
+			return nil, nil, err
+		}
+		s.mu.Lock()
+		if a := s.accounts[p]; a != nil {
+			return s, a, nil
+		}
+		if s.evictions == before {
+			s.accounts[p] = fresh
+			return s, fresh, nil
+		}
+		s.mu.Unlock() // something left meanwhile, perhaps this peer in a newer state
+	}
+	return nil, nil, errBusy
+}
+
+// loadTries bounds the reads of load; each is repeated only where an account of
+// the same shard left memory during the read.
+const loadTries = 1000
+
+var errBusy = errors.New("swap: account is busy; try again")
+
+// read takes an account from the store, or makes a new one.
+func (b *Book) read(p peer.ID) (*account, error) {
+	a := &account{peer: p, ledger: NewLedger(&b.policy), usedAt: b.unix()}
+	key := b.keys.of(shelfLedger, p)
+	rec, err := b.store.Get(b.ctx, key)
+	if errors.Is(err, durable.ErrNotFound) {
+		return a, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	l, st, err := b.unsealLedger(key, rec)
+	if err != nil {
+		return nil, err
+	}
+	if st.run < b.run.lastUnclean {
+		l.flags |= flagUnclean
+	}
+	a.ledger, a.stored = l, true
+	return a, nil
+}
+
+func (b *Book) unsealLedger(key string, rec []byte) (Ledger, stamp, error) {
+	_, payload, err := durable.Unseal(key, ledgerVersion, rec)
+	if err != nil {
+		return Ledger{}, stamp{}, err
+	}
+	return parseLedger(payload, &b.policy, b.now())
+}
+
+// apply steps the ledger of an account whose shard is locked, and keeps the sums
+// that all peers share.
+func (b *Book) apply(s *shard, a *account, now Instant, ev *Event) ([]Effect, error) {
+	exposure, stranger := a.ledger.Exposure(), a.ledger.Stranger()
+	dirty := a.ledger.dirty
+	fx, err := a.ledger.Step(now, ev)
+	if err != nil {
+		return nil, err
+	}
+	if after := a.ledger.Exposure(); after != exposure || stranger != a.ledger.Stranger() {
+		b.pool.move(exposure, after, stranger, a.ledger.Stranger())
+	}
+	if stranger && a.stored && !a.ledger.Stranger() {
+		b.records.Add(-1) // it paid, and leaves the pool for ever
+	}
+	if a.ledger.dirty != dirty {
+		b.markDirty(s, a)
+	}
+	if invariants {
+		mustHold(&a.ledger)
+	}
+	return fx, nil
+}
+
+// markDirty puts the account on the list of the write-behind.
+func (b *Book) markDirty(s *shard, a *account) {
+	if !a.listed {
+		a.listed = true
+		s.dirty = append(s.dirty, a)
+	}
+}
+
+// wakeAll tells waiting callers to try again.
+func (a *account) wakeAll() {
+	if a.wake != nil {
+		close(a.wake)
+		a.wake = nil
+	}
+}
+
+// acquire takes the account's right to save, with the shard locked on return.
+// It is a queue of one for saves, not a lock of the message path: reserving and
+// booking go on meanwhile.
+func (b *Book) acquire(ctx context.Context, p peer.ID) (*shard, *account, error) {
+	for {
+		s, a, err := b.lock(p)
+		if err != nil {
+			return nil, nil, err
+		}
+		if !a.saving {
+			a.saving = true
+			return s, a, nil
+		}
+		if a.gate == nil {
+			a.gate = make(chan struct{})
+		}
+		gate := a.gate
+		s.mu.Unlock()
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		}
+	}
+}
+
+// releaseLocked gives the right to save back.
+func (a *account) releaseLocked() {
+	a.saving = false
+	if a.gate != nil {
+		close(a.gate)
+		a.gate = nil
+	}
+}
+
+// idle reports whether the account may leave memory: everything of it is on
+// disk and nobody uses it.
+func (a *account) idle() bool {
+	return a.session == nil && !a.saving && !a.listed && a.waiters == 0 && len(a.services) == 0 &&
+		a.serving == 0 && a.consuming == 0 && a.ledger.AtRest() && a.ledger.refusedAt == 0
+}

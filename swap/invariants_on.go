@@ -1,0 +1,6 @@
+//go:build invariants
+
+package swap
+
+// invariants: the build checks every ledger after every step.
+const invariants = true

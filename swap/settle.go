@@ -1,0 +1,434 @@
+package swap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/internal/durable"
+)
+
+// Settle settles the exact debt to p now, whatever the threshold. It returns
+// when the settlement has begun; a Notice and `balances` tell its end.
+// ErrNothingOwed, ErrNoSession, ErrSoft and ErrPeerMode say why none begins.
+func (b *Book) Settle(_ context.Context, p peer.ID) error {
+	if err := b.usable(); err != nil {
+		return err
+	}
+	s, a, err := b.lock(p)
+	if err != nil {
+		return err
+	}
+	ev := Event{Kind: EvSettle}
+	fx, err := b.apply(s, a, b.now(), &ev)
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	b.afterBooking(p, fx)
+	return nil
+}
+
+// settleSoon starts a settlement where that can help a refused caller.
+func (b *Book) settleSoon(p peer.ID) {
+	if err := b.Settle(b.ctx, p); err != nil {
+		b.log.Debug("no settlement for a refused reservation", "peer", p, "err", err)
+	}
+}
+
+// issueSoon issues a cheque beside the message path. The ledger allows one
+// settlement of a peer at a time, so goroutines are bounded by peers with a
+// session, and working ones by maxSettling.
+func (b *Book) issueSoon(p peer.ID, fx Effect) {
+	if b.closed.Load() {
+		return
+	}
+	b.wg.Add(1)
+	go func() { // ends when the cheque is handed over, or with b.ctx
+		defer b.wg.Done()
+		select {
+		case b.settling <- struct{}{}:
+			defer func() { <-b.settling }()
+		case <-b.ctx.Done():
+			return
+		}
+		if err := b.issue(p, fx.Serial, fx.Cumulative); err != nil {
+			b.issueFailed(p, fx.Serial, err)
+		}
+	}()
+}
+
+// issue takes one intent to the peer: save it, have it backed, sign, save the
+// cheque, send. Each save is synced before the next step; a crash anywhere
+// leaves an intent or a cheque that the next session goes on with.
+func (b *Book) issue(p peer.ID, serial uint64, cumulative tally.Amount) error {
+	ctx, cancel := context.WithTimeout(b.ctx, saveWithin)
+	defer cancel()
+	if _, stateless := b.cfg.Settler.(StatelessSettler); !stateless {
+		if err := b.flushPeer(ctx, p, func(*Ledger) bool { return true }); err != nil {
+			return err
+		}
+	}
+	backing, err := b.cfg.Settler.Issue(ctx, p, cumulative)
+	if err != nil {
+		return fmt.Errorf("back cheque %d: %w", serial, err)
+	}
+	var out []Message
+	ev := Event{Kind: EvIssued, Serial: serial}
+	fx, err := b.transact(p, &ev, func(before, after *Ledger, batch *durable.Batch) error {
+		if after.flags&flagNative == 0 {
+			out = karmaCheques(p, b.unix(), after.paid-before.paid)
+			return nil
+		}
+		c, err := b.newCheque(p, after, serial, cumulative, backing)
+		if err != nil {
+			return err
+		}
+		b.putCheque(batch, shelfChequeSent, p, c)
+		out = []Message{c}
+		return nil
+	})
+	if errors.Is(err, ErrUnexpected) {
+		return nil // the settlement went another way meanwhile
+	}
+	if err != nil {
+		return err
+	}
+	if !hasSend(fx) {
+		return nil
+	}
+	b.stats.chequesSent.Add(1)
+	b.cfg.Notify(Notice{Kind: NoticeChequeSent, Peer: p, Serial: serial, Amount: cumulative})
+	return b.sendAll(ctx, p, out)
+}
+
+func hasSend(fx []Effect) bool {
+	for i := range fx {
+		if fx[i].Kind == FxSendCheque {
+			return true
+		}
+	}
+	return false
+}
+
+// newCheque signs a cheque over the books as they are.
+func (b *Book) newCheque(p peer.ID, l *Ledger, serial uint64, cumulative tally.Amount, backing Backing) (*Cheque, error) {
+	c := &Cheque{
+		Issuer: b.self, Beneficiary: p, Serial: serial, Cumulative: cumulative,
+		Served: l.served, Consumed: l.consumed, Balance: l.Balance(),
+		Date: b.unix(), Backing: backing,
+	}
+	sig, err := b.cfg.Key.Sign(c.SigningBytes(b.cfg.Realm))
+	if err != nil {
+		return nil, fmt.Errorf("sign cheque %d: %w", serial, err)
+	}
+	c.Signature = sig
+	return c, nil
+}
+
+// karmaCheques splits an amount into cheques of the seed's protocol, whose
+// amount is a uint32. The ledger's bound keeps the number below 2^28, and
+// MaxDebt keeps it at one in practice.
+func karmaCheques(p peer.ID, unix int64, amount tally.Amount) []Message {
+	date := uint32(min(max(unix, 0), math.MaxUint32)) // advisory; it stands still in 2106
+	var out []Message
+	for amount > 0 {
+		part := min(amount, math.MaxUint32)
+		amount -= part
+		out = append(out, &KarmaCheque{Beneficiary: []byte(p), Date: date, Amount: uint32(part)})
+	}
+	return out
+}
+
+// issueFailed backs off and keeps the reason for the operator.
+func (b *Book) issueFailed(p peer.ID, serial uint64, cause error) {
+	s, a, err := b.lock(p)
+	if err != nil {
+		return
+	}
+	ev := Event{Kind: EvIssueFailed, Serial: serial}
+	_, err = b.apply(s, a, b.now(), &ev)
+	if err == nil && a.session != nil {
+		a.session.reason = cause.Error()
+	}
+	s.mu.Unlock()
+	if b.ctx.Err() == nil {
+		b.log.Warn("cheque is not on its way; it will be tried again", "peer", p, "serial", serial, "err", cause)
+	}
+}
+
+// resend sends the saved cheque again, the same bytes.
+func (b *Book) resend(ctx context.Context, p peer.ID, serial uint64) error {
+	c, err := b.getCheque(shelfChequeSent, p)
+	if err != nil {
+		return err
+	}
+	if c == nil || c.Serial != serial {
+		return fmt.Errorf("%w: cheque %d is not in the store", ErrStale, serial)
+	}
+	return b.send(ctx, p, c)
+}
+
+func (b *Book) send(ctx context.Context, p peer.ID, m Message) error {
+	c := b.courier.Load()
+	if c == nil {
+		return ErrNoSession
+	}
+	return (*c).Send(ctx, p, m)
+}
+
+func (b *Book) sendAll(ctx context.Context, p peer.ID, list []Message) error {
+	for _, m := range list {
+		if err := b.send(ctx, p, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// receiveCheque verifies, lets the settler check the backing, saves and credits
+// in one batch, and only then acks.
+func (b *Book) receiveCheque(ctx context.Context, p peer.ID, c *Cheque) error {
+	if err := c.Validate(p, b.self); err != nil {
+		return err
+	}
+	if err := b.verify(p, c.SigningBytes(b.cfg.Realm), c.Signature); err != nil {
+		return err
+	}
+	again, err := b.equivocates(p, c)
+	if err != nil {
+		return err
+	}
+	covered, err := b.cfg.Settler.Accept(ctx, p, c.Cumulative, c.Backing)
+	if err != nil {
+		return fmt.Errorf("backing of cheque %d: %w", c.Serial, err)
+	}
+	var ack *Ack
+	var credited tally.Amount
+	ev := Event{
+		Kind: EvCheque, Serial: c.Serial, Cumulative: c.Cumulative, Covered: covered, Again: again,
+		Totals: &Totals{Served: c.Served, Consumed: c.Consumed},
+	}
+	_, err = b.transact(p, &ev, func(before, after *Ledger, batch *durable.Batch) error {
+		var err error
+		if ack, err = b.newAck(p, c, after); err != nil {
+			return err
+		}
+		credited = after.received - before.received
+		b.putCheque(batch, shelfChequeReceived, p, c)
+		b.putAck(batch, shelfAckGiven, p, ack)
+		return nil
+	})
+	switch {
+	case errors.Is(err, ErrDuplicate):
+		return b.ackAgain(ctx, p, c)
+	case err != nil:
+		return err
+	}
+	b.stats.chequesReceived.Add(1)
+	b.cfg.Notify(Notice{Kind: NoticeChequeReceived, Peer: p, Serial: c.Serial, Amount: credited})
+	return b.send(ctx, p, ack)
+}
+
+// newAck signs an ack over the books after the credit.
+func (b *Book) newAck(p peer.ID, c *Cheque, l *Ledger) (*Ack, error) {
+	a := &Ack{
+		Issuer: b.self, Beneficiary: p, ChequeHash: c.Hash(b.cfg.Realm), Serial: c.Serial,
+		Credited: min(l.received, c.Cumulative), Served: l.served, Consumed: l.consumed, Balance: l.Balance(),
+	}
+	sig, err := b.cfg.Key.Sign(a.SigningBytes(b.cfg.Realm))
+	if err != nil {
+		return nil, fmt.Errorf("sign ack %d: %w", c.Serial, err)
+	}
+	a.Signature = sig
+	return a, nil
+}
+
+// ackAgain answers a duplicate with the ack of the first time.
+func (b *Book) ackAgain(ctx context.Context, p peer.ID, c *Cheque) error {
+	ack, err := b.getAck(shelfAckGiven, p)
+	if err != nil {
+		return err
+	}
+	if ack == nil || ack.Serial != c.Serial {
+		return fmt.Errorf("%w: no ack of cheque %d in the store", ErrStale, c.Serial)
+	}
+	return b.send(ctx, p, ack)
+}
+
+// equivocates keeps two different cheques with one serial as evidence. It
+// returns true where the new one names more and so counts.
+func (b *Book) equivocates(p peer.ID, c *Cheque) (higher bool, err error) {
+	s, a, err := b.lock(p)
+	if err != nil {
+		return false, err
+	}
+	same := a.ledger.receivedSerial == c.Serial
+	s.mu.Unlock()
+	if !same {
+		return false, nil
+	}
+	first, err := b.getCheque(shelfChequeReceived, p)
+	if err != nil || first == nil || first.Serial != c.Serial || first.Hash(b.cfg.Realm) == c.Hash(b.cfg.Realm) {
+		return false, err
+	}
+	b.keepEvidence(p, first, c)
+	return c.Cumulative > first.Cumulative, nil
+}
+
+// maxEvidence bounds the kept pairs of one peer: one proves the lie, the rest
+// would only fill the disk.
+const maxEvidence = 4
+
+func (b *Book) keepEvidence(p peer.ID, first, second *Cheque) {
+	var batch durable.Batch
+	for i, c := range [...]*Cheque{first, second} {
+		slot := (second.Serial%maxEvidence)*2 + uint64(i)
+		key := b.keys.of(shelfEvidence, p) + "/" + durable.KeyUint(slot)
+		batch.Put(key, durable.Seal(nil, key, chequeVersion, encodeCheque(c)))
+	}
+	if err := b.store.Commit(b.ctx, &batch); err != nil {
+		b.log.Error("evidence could not be kept", "peer", p, "err", err)
+	}
+	b.log.Warn("peer signed two cheques with one serial; the higher counts", "peer", p, "serial", second.Serial,
+		"first", first.Cumulative, "second", second.Cumulative)
+	b.cfg.Notify(Notice{Kind: NoticeEvidence, Peer: p, Serial: second.Serial, Amount: max(first.Cumulative, second.Cumulative)})
+}
+
+// receiveAck books what the peer credited.
+func (b *Book) receiveAck(p peer.ID, a *Ack) error {
+	if err := a.Validate(p, b.self); err != nil {
+		return err
+	}
+	if err := b.verify(p, a.SigningBytes(b.cfg.Realm), a.Signature); err != nil {
+		return err
+	}
+	sent, err := b.getCheque(shelfChequeSent, p)
+	if err != nil {
+		return err
+	}
+	if sent == nil || sent.Serial != a.Serial || sent.Hash(b.cfg.Realm) != a.ChequeHash {
+		return fmt.Errorf("%w: ack of another cheque than our last", ErrStale)
+	}
+	ev := Event{Kind: EvAck, Serial: a.Serial, Cumulative: a.Credited}
+	fx, err := b.transact(p, &ev, func(_, _ *Ledger, batch *durable.Batch) error {
+		b.putAck(batch, shelfAckReceived, p, a)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	b.stats.chequesAcked.Add(1)
+	b.setReason(p, "")
+	b.cfg.Notify(Notice{Kind: NoticeChequeAcked, Peer: p, Serial: a.Serial, Amount: a.Credited})
+	b.afterBooking(p, fx)
+	return nil
+}
+
+// receiveRefusal keeps the reason and backs off.
+func (b *Book) receiveRefusal(p peer.ID, r *Refusal) error {
+	remote := &RemoteError{Code: r.Code, Detail: r.Detail}
+	b.setReason(p, remote.Error())
+	if r.Serial == 0 {
+		b.log.Info("peer refused a message", "peer", p, "err", remote)
+		return nil
+	}
+	ev := Event{Kind: EvRefused, Serial: r.Serial}
+	if _, err := b.transact(p, &ev, nil); err != nil {
+		return err
+	}
+	b.stats.chequesRefused.Add(1)
+	b.log.Warn("peer refused our cheque", "peer", p, "serial", r.Serial, "err", remote)
+	b.cfg.Notify(Notice{Kind: NoticeChequeRefused, Peer: p, Serial: r.Serial, Detail: remote.Error()})
+	return nil
+}
+
+// receiveKarma credits an unsigned cheque of the seed's protocol.
+func (b *Book) receiveKarma(p peer.ID, c *KarmaCheque) error {
+	if !c.For(b.self, b.cfg.PayoutAddress) {
+		b.stats.chequesForOthers.Add(1)
+		return ErrBeneficiary
+	}
+	if c.Amount == 0 {
+		return fmt.Errorf("%w: cheque over 0", ErrMalformed)
+	}
+	ev := Event{Kind: EvKarma, Units: tally.Amount(c.Amount)}
+	var credited tally.Amount
+	_, err := b.transact(p, &ev, func(before, after *Ledger, _ *durable.Batch) error {
+		credited = after.received - before.received
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	b.stats.chequesReceived.Add(1)
+	b.cfg.Notify(Notice{Kind: NoticeChequeReceived, Peer: p, Amount: credited})
+	return nil
+}
+
+func (b *Book) setReason(p peer.ID, reason string) {
+	s, a, err := b.lock(p)
+	if err != nil {
+		return
+	}
+	if a.session != nil {
+		a.session.reason = reason
+	}
+	s.mu.Unlock()
+}
+
+// verify checks a signature of p's identity key.
+func (b *Book) verify(p peer.ID, text, sig []byte) error {
+	key, err := b.cfg.KeyOf(p)
+	if err != nil {
+		return fmt.Errorf("%w: no public key of %s: %w", ErrSignature, p, err)
+	}
+	ok, err := key.Verify(text, sig)
+	if err != nil || !ok {
+		return ErrSignature
+	}
+	return nil
+}
+
+func (b *Book) putCheque(batch *durable.Batch, s shelf, p peer.ID, c *Cheque) {
+	key := b.keys.of(s, p)
+	batch.Put(key, durable.Seal(nil, key, chequeVersion, encodeCheque(c)))
+}
+
+func (b *Book) putAck(batch *durable.Batch, s shelf, p peer.ID, a *Ack) {
+	key := b.keys.of(s, p)
+	batch.Put(key, durable.Seal(nil, key, ackVersion, encodeAck(a)))
+}
+
+// getCheque returns nil where there is none.
+func (b *Book) getCheque(s shelf, p peer.ID) (*Cheque, error) {
+	return getRecord(b, b.keys.of(s, p), chequeVersion, decodeCheque)
+}
+
+// getAck returns nil where there is none.
+func (b *Book) getAck(s shelf, p peer.ID) (*Ack, error) {
+	return getRecord(b, b.keys.of(s, p), ackVersion, decodeAck)
+}
+
+func getRecord[T any](b *Book, key string, version byte, decode func([]byte) (*T, error)) (*T, error) {
+	rec, err := b.store.Get(b.ctx, key)
+	if errors.Is(err, durable.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	_, payload, err := durable.Unseal(key, version, rec)
+	if err != nil {
+		return nil, err
+	}
+	v, err := decode(payload)
+	if err != nil {
+		return nil, fmt.Errorf("record %s: %w", key, err)
+	}
+	return v, nil
+}

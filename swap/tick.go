@@ -1,0 +1,174 @@
+package swap
+
+import (
+	"context"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/tallystick/tally/internal/durable"
+)
+
+// forgetEvery is the time between two looks for records of strangers that grew
+// old; a look reads every record once.
+const forgetEvery = time.Hour
+
+// tickLoop drives what only time moves.
+func (b *Book) tickLoop() {
+	defer b.wg.Done()
+	ticker := time.NewTicker(tickEvery)
+	defer ticker.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-ticker.C:
+			b.tick(n)
+		case <-b.ctx.Done():
+			return
+		}
+	}
+}
+
+func (b *Book) tick(n int) {
+	for i := range b.shards {
+		s := &b.shards[i]
+		s.mu.Lock()
+		now := b.now()
+		b.expireOld(s, now)
+		due := b.tickShard(s, now)
+		s.mu.Unlock()
+		for _, d := range due {
+			b.tickEffects(d.peer, d.fx)
+		}
+	}
+	b.evict(&b.shards[n%shardCount]) // each shard about once a minute
+	if n > 0 && n%int(forgetEvery/tickEvery) == 0 {
+		if err := b.forgetOld(b.ctx); err != nil && b.ctx.Err() == nil {
+			b.log.Error("old records of strangers could not be dropped", "err", err)
+		}
+	}
+}
+
+type dueEffects struct {
+	peer peer.ID
+	fx   []Effect
+}
+
+// tickShard steps the watched accounts. Effects are rare, so the list is short.
+func (b *Book) tickShard(s *shard, now Instant) []dueEffects {
+	var due []dueEffects
+	for p, a := range s.watched {
+		ev := Event{Kind: EvTick}
+		fx, err := b.apply(s, a, now, &ev)
+		if err != nil {
+			b.log.Error("tick", "peer", p, "err", err)
+			continue
+		}
+		if fx != nil {
+			due = append(due, dueEffects{peer: p, fx: fx})
+		}
+		if a.session == nil && a.ledger.refusedAt == 0 {
+			delete(s.watched, p)
+		}
+	}
+	return due
+}
+
+// tickEffects saves first where an effect says so.
+func (b *Book) tickEffects(p peer.ID, fx []Effect) {
+	ctx, cancel := context.WithTimeout(b.ctx, saveWithin)
+	defer cancel()
+	if hasSave(fx) && fx[0].Kind == FxSave {
+		if err := b.flushPeer(ctx, p, func(*Ledger) bool { return true }); err != nil {
+			b.log.Error("save", "peer", p, "err", err)
+			return
+		}
+	}
+	b.carryOut(ctx, p, fx)
+}
+
+// evict lets idle accounts leave memory; their records are on disk.
+func (b *Book) evict(s *shard) {
+	old := b.unix() - int64(evictAfter/time.Second)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for p, a := range s.accounts {
+		if a.usedAt < old && a.idle() {
+			delete(s.accounts, p)
+			delete(s.watched, p)
+			s.evictions++
+		}
+	}
+}
+
+// forgetOld drops the records of peers that never paid and were not seen for a
+// week, so that identities that come once do not fill the disk or the credit of
+// strangers.
+func (b *Book) forgetOld(ctx context.Context) error {
+	old := b.unix() - int64(forgetAfter/time.Second)
+	var found []peer.ID
+	err := b.store.Scan(ctx, b.keys.prefix(shelfLedger), "", func(key string, rec []byte) error {
+		l, st, err := b.unsealLedger(key, rec)
+		if err != nil {
+			return err
+		}
+		if !l.Stranger() || st.usedAt >= old {
+			return nil
+		}
+		p, err := b.keys.peerOf(shelfLedger, key)
+		if err != nil {
+			return err
+		}
+		if found = append(found, p); len(found) >= maxDropAtOnce {
+			return durable.ErrStop
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, p := range found {
+		if err := b.forget(ctx, p, old); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forget drops one record under the account's right to save, so that nothing
+// else writes or reads an older state meanwhile.
+func (b *Book) forget(ctx context.Context, p peer.ID, old int64) error {
+	s, a, err := b.acquire(ctx, p)
+	if err != nil {
+		return err
+	}
+	a.saving = false
+	inUse := !a.idle() || !a.ledger.Stranger() || a.usedAt >= old && a.session != nil
+	a.saving = true
+	if inUse {
+		a.releaseLocked()
+		s.mu.Unlock()
+		return nil
+	}
+	kept := a.ledger
+	b.pool.move(kept.Exposure(), 0, true, true)
+	a.ledger = NewLedger(&b.policy)
+	s.mu.Unlock()
+
+	var batch durable.Batch
+	b.dropPeer(&batch, p)
+	err = b.store.Commit(context.WithoutCancel(ctx), &batch)
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a.releaseLocked()
+	if err != nil {
+		return err
+	}
+	b.records.Add(-1)
+	a.stored = false
+	if a.idle() && a.ledger.Empty() {
+		delete(s.accounts, p)
+		s.evictions++
+	}
+	return nil
+}
