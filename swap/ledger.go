@@ -115,12 +115,12 @@ func (s settleState) String() string {
 type ledgerFlags uint8
 
 const (
-	flagReady   ledgerFlags = 1 << iota // a session is ready
-	flagNative                          // the session speaks our protocol
-	flagSkewed                          // books differ by more than is forgiven
-	flagUntold                          // totals changed since the last statement
-	flagUnclean                         // we stopped uncleanly since the books last agreed
-	flagKarmaSent                       // our last cheque went to a peer that gives no acks
+	flagReady     ledgerFlags = 1 << iota // a session is ready
+	flagNative                            // the session speaks our protocol
+	flagSkewed                            // books differ by more than is forgiven
+	flagUntold                            // totals changed since the last statement
+	flagUnclean                           // we stopped uncleanly since the books last agreed
+	flagKarmaSent                         // our last cheque went to a peer that gives no acks
 )
 
 // Ledger is the tab with one peer in one asset. It is pure: Step is its only
@@ -239,9 +239,15 @@ func (l *Ledger) Balance() tally.Balance {
 }
 
 // Exposure is what the peer could make us lose if it vanished now: its debt,
-// our service in flight, and credited money that nothing backs.
+// our service in flight, and credited money that nothing backs. What a stranger
+// was forgiven stays in it: it is lost already, but without it each new identity
+// would have W forgiven, and the credit that strangers share would never end.
 func (l *Ledger) Exposure() tally.Amount {
-	return l.Balance().Owed() + l.shadow + (l.received - l.covered)
+	exposure := l.Balance().Owed() + l.shadow + (l.received - l.covered)
+	if l.Stranger() {
+		exposure += l.forgiven
+	}
+	return exposure
 }
 
 // Stranger reports whether the peer never paid us.
@@ -311,7 +317,7 @@ func (l *Ledger) reserveServe(now Instant, n tally.Amount) error {
 		switch {
 		case l.blocked(now):
 			return ErrBlocked
-		case n > l.policy.DisconnectThreshold+l.prepaidByPeer:
+		case n > l.policy.DisconnectThreshold+l.Balance().Debt():
 			return ErrTooLarge
 		case n > headroom(limit, l.Balance(), l.shadow):
 			if limit == 0 {
@@ -401,7 +407,7 @@ func (l *Ledger) release(ev *Event) ([]Effect, error) {
 	}
 	l.reserved = l.reserved.SaturatingSub(ev.Held)
 	if ev.Lost {
-		l.unanswered = min(l.unanswered+ev.Units, maxLedgerAmount)
+		l.unanswered = min(l.unanswered.SaturatingAdd(ev.Units), maxLedgerAmount)
 		l.flags |= flagUntold
 	}
 	return nil, nil
@@ -535,9 +541,10 @@ func fits(total, n tally.Amount) error {
 func (l *Ledger) Saved(dirty tally.Amount) { l.dirty = l.dirty.SaturatingSub(dirty) }
 
 // Empty reports whether nothing stands on the record, so that a store need not
-// keep it.
+// keep it. What was forgiven stands on it: a peer whose record went would have
+// the same units forgiven again.
 func (l *Ledger) Empty() bool {
-	return l.served|l.consumed|l.received|l.paid|l.issued|l.unanswered|l.reserved|l.shadow == 0 &&
+	return l.served|l.consumed|l.received|l.paid|l.issued|l.unanswered|l.reserved|l.shadow|l.forgiven == 0 &&
 		l.sentSerial|l.receivedSerial == 0
 }
 
