@@ -141,14 +141,14 @@ func (b *Book) EndSession(p peer.ID) {
 	b.cfg.Notify(Notice{Kind: NoticeSessionEnd, Peer: p})
 }
 
-// Receive takes a message of a session. Errors wrap ErrSignature, ErrMalformed
-// and the like for a peer at fault; the peer has its refusal then.
+// Receive takes a message of a session. An error says why it changed nothing;
+// where m is a cheque, the caller tells the peer with RefusalFor.
 func (b *Book) Receive(ctx context.Context, p peer.ID, m Message) error {
 	switch m := m.(type) {
 	case *Cheque:
 		err := b.receiveCheque(ctx, p, m)
 		if err != nil {
-			b.sendRefusal(ctx, p, m.Serial, err)
+			b.denyCheque(p, m.Serial, err)
 		}
 		return err
 	case *Ack:
@@ -172,8 +172,8 @@ func ignoreStale(err error) error {
 	return err
 }
 
-// refusalCode maps an error to what the peer is told.
-func refusalCode(err error) RefusalCode {
+// RefusalFor maps an error of Receive or BeginSession to what the peer is told.
+func RefusalFor(err error) RefusalCode {
 	for _, m := range [...]struct {
 		err  error
 		code RefusalCode
@@ -194,10 +194,16 @@ func refusalCode(err error) RefusalCode {
 	return RefusalInternal
 }
 
-func (b *Book) sendRefusal(ctx context.Context, p peer.ID, serial uint64, cause error) {
+// denyCheque counts a cheque that was not credited.
+func (b *Book) denyCheque(p peer.ID, serial uint64, cause error) {
 	b.stats.chequesDenied.Add(1)
 	b.log.Warn("cheque refused", "peer", p, "serial", serial, "err", cause)
-	r := &Refusal{Serial: serial, Code: refusalCode(cause)}
+}
+
+// sendRefusal answers a cheque that came in a handshake.
+func (b *Book) sendRefusal(ctx context.Context, p peer.ID, serial uint64, cause error) {
+	b.denyCheque(p, serial, cause)
+	r := &Refusal{Serial: serial, Code: RefusalFor(cause)}
 	if err := b.send(ctx, p, r); err != nil {
 		b.log.Debug("refusal could not be sent", "peer", p, "err", err)
 	}
