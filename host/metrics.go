@@ -1,0 +1,77 @@
+package host
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/tallystick/tally/swap"
+)
+
+// metric is one figure that is read from the book when somebody looks.
+type metric struct {
+	desc  *prometheus.Desc
+	kind  prometheus.ValueType
+	value func(*reading) float64
+}
+
+// reading is one look at the node.
+type reading struct {
+	stats        swap.Stats
+	sessions     int
+	storeFailure float64
+}
+
+// collector answers a scrape. No metric has a peer as label: peers come and go
+// without end, and who deals with whom is nobody's business.
+type collector struct {
+	node    *Node
+	metrics []metric
+}
+
+func newMetrics(n *Node) *prometheus.Registry {
+	reg := prometheus.NewRegistry()
+	counter := func(name, help string, value func(*reading) float64) metric {
+		return metric{prometheus.NewDesc("tally_"+name+"_total", help, nil, nil), prometheus.CounterValue, value}
+	}
+	gauge := func(name, help string, value func(*reading) float64) metric {
+		return metric{prometheus.NewDesc("tally_"+name, help, nil, nil), prometheus.GaugeValue, value}
+	}
+	reg.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		&collector{node: n, metrics: []metric{
+			gauge("exposure_units", "What all peers together could make us lose, in units.", func(r *reading) float64 { return float64(r.stats.Exposure) }),
+			gauge("strangers_credit_units", "The part of it given to peers that never paid.", func(r *reading) float64 { return float64(r.stats.StrangersCredit) }),
+			gauge("accounts", "Accounts in memory.", func(r *reading) float64 { return float64(r.stats.Accounts) }),
+			gauge("holds", "Reservations in flight.", func(r *reading) float64 { return float64(r.stats.Holds) }),
+			gauge("sessions", "Peers with a swap session.", func(r *reading) float64 { return float64(r.sessions) }),
+			gauge("store_failed", "1 once the disk failed and nothing is served any more.", func(r *reading) float64 { return r.storeFailure }),
+			counter("cheques_sent", "Cheques issued.", func(r *reading) float64 { return float64(r.stats.ChequesSent) }),
+			counter("cheques_acked", "Our cheques that peers credited.", func(r *reading) float64 { return float64(r.stats.ChequesAcked) }),
+			counter("cheques_refused", "Our cheques that peers refused.", func(r *reading) float64 { return float64(r.stats.ChequesRefused) }),
+			counter("cheques_received", "Cheques credited.", func(r *reading) float64 { return float64(r.stats.ChequesReceived) }),
+			counter("cheques_denied", "Cheques of peers that we refused.", func(r *reading) float64 { return float64(r.stats.ChequesDenied) }),
+			counter("service_refused", "Uses of a service refused for want of headroom.", func(r *reading) float64 { return float64(r.stats.ServiceRefused) }),
+			counter("peers_blocked", "Peers disconnected for a debt they did not pay.", func(r *reading) float64 { return float64(r.stats.PeersBlocked) }),
+		}},
+	)
+	return reg
+}
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, m := range c.metrics {
+		ch <- m.desc
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	r := reading{stats: c.node.book.Stats(), sessions: c.node.swap.Stats().Sessions}
+	if c.node.store.Failed() != nil {
+		r.storeFailure = 1
+	}
+	for _, m := range c.metrics {
+		ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(&r))
+	}
+}

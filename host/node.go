@@ -1,0 +1,190 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/ipfs/go-datastore"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tallystick/tally/internal/durable"
+	"github.com/tallystick/tally/protocols/storenet"
+	"github.com/tallystick/tally/protocols/swapnet"
+	"github.com/tallystick/tally/swap"
+)
+
+// openWithin bounds the reading of the books at the start.
+const openWithin = 5 * time.Minute
+
+// Config is what a node needs beside its libp2p host. One of Dir and Datastore
+// is required; the zero value of everything else has a default.
+type Config struct {
+	// Dir is a folder for the books, made where it is missing. One process at a
+	// time may use it.
+	Dir string
+	// Datastore is used instead of Dir. It has to be durable after Sync, and the
+	// node owns and closes it.
+	Datastore datastore.Batching
+	// Realm is what cheques are bound to. Default: network "tally", asset
+	// "karma". Only peers of the same realm settle with each other.
+	Realm swap.Realm
+	// Policy holds thresholds and mode. Default: swap.DefaultPolicy.
+	Policy swap.Policy
+	// Messages serves and queries a Waku message store. Default: off.
+	Messages *MessagesConfig
+	// Notify is called on what happens to tabs. It must return soon.
+	Notify func(swap.Notice)
+	// Logger default: slog.Default.
+	Logger *slog.Logger
+}
+
+// MessagesConfig turns on the metered message store.
+type MessagesConfig struct {
+	// Cluster and Shards are told to light clients. Default: cluster 1, shards
+	// 0 to 7.
+	Cluster uint32
+	Shards  []uint32
+	// PubsubTopic is given to messages that name none.
+	// Default: the first shard of the cluster, /waku/2/rs/1/0.
+	PubsubTopic string
+	// Limits bound what peers may ask. Default: storenet.DefaultLimits.
+	Limits storenet.Limits
+}
+
+// Node is tallystick on one libp2p host. All methods may be called at the same
+// time.
+type Node struct {
+	host    host.Host
+	log     *slog.Logger
+	store   *durable.Store
+	book    *swap.Book
+	swap    *swapnet.Service
+	metrics *prometheus.Registry
+
+	messages *storenet.Store // nil without Config.Messages, as the next two
+	server   *storenet.Server
+	client   *storenet.Client
+	topic    string
+}
+
+// ErrNoMessages: the node was made without Config.Messages.
+var ErrNoMessages = errors.New("host: this node has no message store")
+
+// New opens the books in cfg and keeps tabs with the peers of h from then on. h
+// stays the caller's: Close leaves it open.
+func New(h host.Host, cfg Config) (*Node, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	store, err := openStore(cfg)
+	if err != nil {
+		return nil, err
+	}
+	n, err := newNode(h, store, cfg)
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	return n, nil
+}
+
+func openStore(cfg Config) (*durable.Store, error) {
+	switch {
+	case cfg.Dir == "" && cfg.Datastore == nil:
+		return nil, errors.New("host: no place for the books: set Config.Dir to a folder, or Config.Datastore")
+	case cfg.Dir != "" && cfg.Datastore != nil:
+		return nil, errors.New("host: Config.Dir and Config.Datastore are both set: choose one")
+	case cfg.Datastore != nil:
+		s := durable.New(cfg.Datastore, durable.WithLogger(cfg.Logger))
+		ctx, cancel := context.WithTimeout(context.Background(), openWithin)
+		defer cancel()
+		if err := s.EnsureSchema(ctx); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+		return s, nil
+	default:
+		return durable.Open(cfg.Dir, durable.WithLogger(cfg.Logger))
+	}
+}
+
+// newNode joins the parts on an open store, which is closed by Close and, on an
+// error here, by the caller.
+func newNode(h host.Host, store *durable.Store, cfg Config) (_ *Node, err error) {
+	key := h.Peerstore().PrivKey(h.ID())
+	if key == nil {
+		return nil, errors.New("host: the libp2p host keeps no private key in its peerstore, and cheques have to be signed")
+	}
+	if cfg.Realm.Network == "" {
+		cfg.Realm.Network = "tally"
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), openWithin)
+	defer cancel()
+	n := &Node{host: h, log: cfg.Logger, store: store}
+	n.book, err = swap.Open(ctx, store, swap.Config{
+		Key: key, Realm: cfg.Realm, Policy: cfg.Policy, Notify: cfg.Notify, Logger: cfg.Logger,
+		KeyOf: func(p peer.ID) (crypto.PubKey, error) {
+			if k := h.Peerstore().PubKey(p); k != nil {
+				return k, nil
+			}
+			return p.ExtractPublicKey()
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	undo := []func() error{n.book.Close}
+	defer func() {
+		if err != nil {
+			for i := len(undo) - 1; i >= 0; i-- {
+				err = errors.Join(err, undo[i]())
+			}
+		}
+	}()
+	if n.swap, err = swapnet.New(h, n.book, swapnet.Config{Logger: cfg.Logger}); err != nil {
+		return nil, err
+	}
+	n.book.Bind(n.swap)
+	undo = append(undo, n.swap.Close)
+	if cfg.Messages != nil {
+		if err = n.openMessages(ctx, *cfg.Messages); err != nil {
+			return nil, fmt.Errorf("host: message store: %w", err)
+		}
+	}
+	if err = n.swap.Start(); err != nil {
+		return nil, err
+	}
+	n.metrics = newMetrics(n)
+	return n, nil
+}
+
+// Close ends the services, saves the books and closes their store. The libp2p
+// host stays open.
+func (n *Node) Close() error {
+	var errs []error
+	if n.server != nil {
+		errs = append(errs, n.server.Close())
+	}
+	errs = append(errs, n.swap.Close(), n.book.Close(), n.store.Close())
+	return errors.Join(errs...)
+}
+
+// Host returns the libp2p host.
+func (n *Node) Host() host.Host { return n.host }
+
+// Book returns the tabs: Reserve and Commit for a service of your own, Rows for
+// the figures.
+func (n *Node) Book() *swap.Book { return n.book }
+
+// Meter returns the host with the services of rules metered on the node's tabs.
+// Set their handlers on, and open their streams from, the returned host.
+func (n *Node) Meter(rules ...swap.Rule) host.Host {
+	return swap.WrapHost(n.host, n.book, rules...)
+}
+
+// Metrics returns the node's own registry.
+func (n *Node) Metrics() *prometheus.Registry { return n.metrics }

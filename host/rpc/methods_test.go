@@ -1,0 +1,102 @@
+package rpc
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+var update = flag.Bool("update", false, "write testdata anew")
+
+// Server, client and list have the same methods with the same types.
+func TestMethodList(t *testing.T) {
+	server, client := reflect.TypeFor[*api](), reflect.TypeFor[Client]()
+	var names []string
+	for _, m := range Methods {
+		names = append(names, m.Name)
+		if !slices.Contains(AllPerms, m.Perm) || m.Doc == "" {
+			t.Errorf("%s has no permission or doc", m.Name)
+		}
+		fn, ok := server.MethodByName(m.Name)
+		if !ok {
+			t.Errorf("%s is not served", m.Name)
+			continue
+		}
+		if got := fn.Type.NumIn() - 2; got != len(m.Params) {
+			t.Errorf("%s has %d parameters, the list says %d", m.Name, got, len(m.Params))
+		}
+		field, ok := client.FieldByName(m.Name)
+		if !ok {
+			t.Errorf("%s is not in the client", m.Name)
+			continue
+		}
+		if field.Type != reflect.ValueOf(&api{}).MethodByName(m.Name).Type() {
+			t.Errorf("%s: client has %s, server %s", m.Name, field.Type, fn.Type)
+		}
+	}
+	if server.NumMethod() != len(names) || client.NumField() != len(names) {
+		t.Errorf("%d listed, %d served, %d in the client", len(names), server.NumMethod(), client.NumField())
+	}
+}
+
+func TestCodesAreStable(t *testing.T) {
+	seen := map[string]bool{}
+	last := Code(0)
+	for _, c := range Codes {
+		if c.Code <= last || seen[c.Name] || c.Cause == "" || c.Remedy == "" {
+			t.Errorf("code %d %s: out of order, twice or without words", c.Code, c.Name)
+		}
+		if c.Code >= 200 && c.Code < 300 {
+			t.Errorf("code %d is in the range of payments", c.Code)
+		}
+		last, seen[c.Name] = c.Code, true
+	}
+	if got := Code(CodeOverThreshold); got != 43 || got.Name() != "over_threshold" {
+		t.Errorf("over_threshold is %d", got)
+	}
+}
+
+func TestReference(t *testing.T) { golden(t, "testdata/rpc.md", Reference()) }
+
+// The keys of every row, in order: scripts rely on them.
+func TestRowKeys(t *testing.T) {
+	var b strings.Builder
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for _, row := range []any{
+		Status{StartedAt: now, Checks: []Check{{}}}, Identity{}, Version{}, PeerRow{}, ChequeRow{Date: now, AckedAt: &now},
+		BalanceRow{LastChequeSent: &LastCheque{}, LastChequeReceived: &LastCheque{}, Services: []ServiceCount{{}}},
+		SettleResult{}, ImportResult{}, StoreQuery{}, StorePage{Messages: []Message{{PubsubTopic: "x"}}},
+		EventBatch{Events: []Event{{Time: now, Fields: map[string]any{"serial": 1}}}}, ImportSession{}, Done{},
+	} {
+		data, err := json.MarshalIndent(row, "", "  ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.WriteString(reflect.TypeOf(row).Name() + " " + string(data) + "\n")
+	}
+	golden(t, "testdata/rows.txt", b.String())
+}
+
+func golden(t *testing.T, path, got string) {
+	t.Helper()
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs from what the code gives; go test ./host/rpc -update, and read the diff", path)
+	}
+}
