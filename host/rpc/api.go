@@ -30,6 +30,7 @@ const (
 // api is what go-jsonrpc serves: one method for each entry of Methods. Each
 // goes through call, which is the one place that checks the permission.
 type api struct {
+	stop    context.Context // ends the calls that wait for events
 	node    Node
 	log     *slog.Logger
 	timeout time.Duration
@@ -325,6 +326,7 @@ func (a *api) EventsSince(ctx context.Context, cursor uint64, timeoutMS int) (Ev
 		}
 		ctx, cancel := context.WithTimeout(ctx, wait)
 		defer cancel()
+		defer context.AfterFunc(a.stop, cancel)()
 		batch, err := a.node.EventsSince(ctx, cursor)
 		batch.Events = list(batch.Events)
 		return batch, err

@@ -7,19 +7,33 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// Node is what the server needs of a running peer. All methods may be called at
-// the same time from many goroutines, and return when ctx ends. Rows are values
-// of the caller. An error that the caller can act on is an [*Error] with its
-// code (see [NewError]); any other error reaches the client as CodeFailed with
-// its text, so it must hold no secret.
+// Node is what the server needs: a peer and the process that it runs in. All
+// methods may be called at the same time from many goroutines, and return when
+// ctx ends. Rows are values of the caller. An error that the caller can act on
+// is an [*Error] with its code (see [NewError]); any other error reaches the
+// client as CodeFailed with its text, so it must hold no secret.
 type Node interface {
+	Peer
+	Process
+}
+
+// Process is the part of a Node that the program around a peer answers.
+type Process interface {
+	// Version names the build and the protocols that it speaks.
+	Version(ctx context.Context) (Version, error)
+	// ConfigShow returns the settings in force, key to value, without secrets.
+	ConfigShow(ctx context.Context) (map[string]any, error)
+	// Shutdown asks the process to stop and returns at once.
+	Shutdown(ctx context.Context) error
+}
+
+// Peer is the part of a Node that package host answers.
+type Peer interface {
 	// Status reports health as a list of checks, each with the next action. It
 	// answers before anything is funded or connected.
 	Status(ctx context.Context) (Status, error)
 	// ID says who we are and where we listen.
 	ID(ctx context.Context) (Identity, error)
-	// Version names the build and the protocols that it speaks.
-	Version(ctx context.Context) (Version, error)
 
 	// Peers lists connected and blocked peers and those with an account.
 	Peers(ctx context.Context) ([]PeerRow, error)
@@ -56,10 +70,6 @@ type Node interface {
 	// MaxEventBatch. Without any it waits for one; when ctx ends it returns an
 	// empty batch and no error. [EventLog] does this.
 	EventsSince(ctx context.Context, cursor uint64) (EventBatch, error)
-	// ConfigShow returns the settings in force, key to value, without secrets.
-	ConfigShow(ctx context.Context) (map[string]any, error)
-	// Shutdown asks the process to stop and returns at once.
-	Shutdown(ctx context.Context) error
 }
 
 // Identity is who a peer is.

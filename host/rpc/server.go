@@ -104,20 +104,19 @@ func NewServer(node Node, key Secret, cfg Config) (*Server, error) {
 		cfg.BodyTimeout = bodyTimeout
 	}
 	inner := jsonrpc.NewServer(jsonrpc.WithServerErrors(wireErrors()), jsonrpc.WithMaxRequestSize(maxBody))
+	ctx, stop := context.WithCancel(context.Background())
 	inner.Register(Namespace, &api{
-		node: node, log: cfg.Logger, timeout: callTimeout,
+		stop: ctx, node: node, log: cfg.Logger, timeout: callTimeout,
 		imports: newImportSet(), waiting: make(chan struct{}, maxWaiting),
 	})
 	g := &guard{
 		key: key, log: cfg.Logger, next: inner, bodyTimeout: cfg.BodyTimeout,
 		hosts: slices.Clone(cfg.Hosts), origins: slices.Clone(cfg.Origins), slots: make(chan struct{}, maxCalls),
 	}
-	ctx, stop := context.WithCancel(context.Background())
 	return &Server{guard: g, stop: stop, http: &http.Server{
 		ReadHeaderTimeout: cfg.HeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
-		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ErrorLog:          slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 	}}, nil
 }
