@@ -44,7 +44,7 @@ type Config struct {
 	ChainTokenFile      string   `toml:"chain_token_file" doc:"File with the bearer token for it. TALLY_CHAIN_TOKEN in the environment comes first."`
 	ClusterID           uint64   `toml:"cluster_id" group:"Message store" doc:"The Waku cluster, 0 to 65535."`
 	Shards              []uint64 `toml:"shards" doc:"The shards of the cluster that we tell light clients, 0 to 1023."`
-	PubsubTopic         string   `toml:"pubsub_topic" doc:"The topic of a message that names none. Default: the first shard of the cluster."`
+	PubsubTopic         string   `toml:"pubsub_topic" doc:"The topic of a message that names none. auto: the shard of its content topic, as Waku chooses it."`
 }
 
 // DefaultConfig returns the default of every setting.
@@ -60,6 +60,7 @@ func DefaultConfig() Config {
 		Listen:              []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws", "/ip4/127.0.0.1/udp/0/quic-v1"},
 		RPC:                 rpc.ListenUnix,
 		LogLevel:            "info",
+		PubsubTopic:         "auto",
 		ClusterID:           1,
 		Shards:              []uint64{0, 1, 2, 3, 4, 5, 6, 7},
 	}
@@ -80,13 +81,6 @@ func (c *Config) derive(set func(key string) bool) {
 	fill("max_exposure", &c.MaxExposure, times(c.DisconnectThreshold, 4))
 	fill("max_exposure_total", &c.MaxExposureTotal, times(c.DisconnectThreshold, 1000))
 	fill("strangers_exposure", &c.StrangersExposure, times(c.PaymentThreshold, 100))
-	if !set("pubsub_topic") {
-		shard := uint64(0)
-		if len(c.Shards) > 0 {
-			shard = c.Shards[0]
-		}
-		c.PubsubTopic = fmt.Sprintf("/waku/2/rs/%d/%d", c.ClusterID, shard)
-	}
 }
 
 // times multiplies and stays at the largest amount a book may hold.
@@ -170,7 +164,7 @@ func (c Config) check() *BadSetting {
 	case len(c.Listen) > maxListen:
 		return bad("listen", fmt.Sprintf("use at most %d", maxListen), "%d addresses", len(c.Listen))
 	case c.PubsubTopic == "" || len(c.PubsubTopic) > rpc.MaxTopicBytes:
-		return bad("pubsub_topic", "leave it out for the default", "want 1 to %d bytes", rpc.MaxTopicBytes)
+		return bad("pubsub_topic", "use auto, or a topic such as /waku/2/rs/1/0", "want 1 to %d bytes", rpc.MaxTopicBytes)
 	case len(c.Shards) > maxShards:
 		return bad("shards", fmt.Sprintf("use at most %d", maxShards), "%d shards", len(c.Shards))
 	}

@@ -68,7 +68,7 @@ func TestDefaultsAreThoseOfSwap(t *testing.T) {
 }
 
 func TestDerivedDefaults(t *testing.T) {
-	c, err := ParseConfig("f", []byte("payment_threshold = 1000\nmax_debt = 5000\nshards = [3, 4]\ncluster_id = 9\n"))
+	c, err := ParseConfig("f", []byte("payment_threshold = 1000\nmax_debt = 5000\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,9 +77,6 @@ func TestDerivedDefaults(t *testing.T) {
 	}
 	if c.MaxDebt != 5000 {
 		t.Errorf("a setting was overruled by a derived default: %d", c.MaxDebt)
-	}
-	if c.PubsubTopic != "/waku/2/rs/9/3" {
-		t.Errorf("pubsub topic %s", c.PubsubTopic)
 	}
 }
 
