@@ -113,10 +113,15 @@ func (l *Ledger) issuedCheque(now Instant, ev *Event) ([]Effect, error) {
 	if l.settle != settleIntent || ev.Serial != l.sentSerial {
 		return nil, fmt.Errorf("%w: cheque %d issued in state %v", ErrUnexpected, ev.Serial, l.settle)
 	}
-	if l.flags&flagReady == 0 {
-		// Without a session nobody knows whether the peer gives acks. The intent
-		// stays, and the next session issues it.
-		return nil, ErrNoSession
+	// The session may have ended or changed since the intent. The intent stays
+	// then, and the next session that takes such a cheque issues it.
+	switch {
+	case l.policy.Mode == ModeSoft:
+		return nil, ErrSoft
+	case l.flags&flagReady == 0:
+		return nil, ErrNoSession // nobody knows whether the peer gives acks
+	case l.policy.Mode == ModeHard && l.peerMode != ModeHard:
+		return nil, ErrPeerMode
 	}
 	fx := []Effect{
 		{Kind: FxSave, Serial: l.sentSerial, Cumulative: l.issued},
