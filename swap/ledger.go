@@ -143,6 +143,9 @@ type Ledger struct {
 	// unanswered is what we asked for and never had an answer to: the peer may
 	// have booked it.
 	unanswered tally.Amount
+	// charged is the part of it that a statement of the peer charged since: an
+	// answer that comes late after all is paid for by it.
+	charged tally.Amount
 	// served and consumed are totals of all time.
 	served, consumed tally.Amount
 	// received is all that the peer ever paid us, as we credited it; covered is
@@ -373,12 +376,17 @@ func (l *Ledger) commit(now Instant, ev *Event) ([]Effect, error) {
 		return nil, err
 	}
 	l.reserved = l.reserved.SaturatingSub(ev.Held)
+	units := ev.Units
 	if ev.Lost {
-		l.unanswered = l.unanswered.SaturatingSub(ev.Units)
+		open := min(l.unanswered, units)
+		l.unanswered -= open
+		booked := min(l.charged, units-open)
+		l.charged -= booked
+		units -= booked
 	}
-	l.raiseConsumed(ev.Units)
-	if ev.Units > ev.Held {
-		l.dirty += ev.Units - ev.Held
+	l.raiseConsumed(units)
+	if units > ev.Held {
+		l.dirty += units - ev.Held
 	}
 	if l.shouldSettle(now) {
 		return l.startSettle(now), nil

@@ -19,9 +19,10 @@ func (l *Ledger) Totals(seenServed, seenConsumed tally.Amount) Totals {
 // on the way: we take its figure as far as our own unanswered requests (and,
 // after an unclean stop, W/2 of unsaved ones) explain it. That forgives nothing.
 //
-// Where we serve, the debtor has the last word within W, once it told its
-// figure in knowledge of ours: units that a crash of ours lost come back, and
-// units that it lost are forgiven, never more than W and 1 % of what it paid.
+// Where we serve, the debtor has the last word once it told its figure in
+// knowledge of ours. What it admits beyond our count, because a crash or an old
+// backup of ours lost it, is taken up to the disconnect threshold. Units that it
+// lost are forgiven within W, never more than W and 1 % of what it paid in all.
 // A larger difference stops new credit until the peer pays or the operator
 // decides.
 func (l *Ledger) statement(t *Totals) ([]Effect, error) {
@@ -32,10 +33,23 @@ func (l *Ledger) statement(t *Totals) ([]Effect, error) {
 	l.closeConsumed(t)
 	l.closeServed(t)
 	if l.served == before.served && l.consumed == before.consumed {
+		if l.unaware(t) {
+			return []Effect{{Kind: FxSendStatement}}, nil
+		}
 		return nil, nil
 	}
 	// The peer has to see the figure it is now equal to.
 	return []Effect{{Kind: FxSave}, {Kind: FxSendStatement}, {Kind: FxWake}}, nil
+}
+
+// unaware reports whether books at rest differ and the teller did not know our
+// figure: it has to be told, or its own would never be final. A teller that
+// knows is not answered, so that two sides do not talk for ever.
+func (l *Ledger) unaware(t *Totals) bool {
+	if l.flags&flagNative == 0 || !l.AtRest() || !t.AtRest {
+		return false
+	}
+	return t.Consumed != l.served && t.SeenServed != l.served || t.Served != l.consumed && t.SeenConsumed != l.consumed
 }
 
 func (l *Ledger) closeConsumed(t *Totals) {
@@ -52,6 +66,9 @@ func (l *Ledger) closeConsumed(t *Totals) {
 			return // the creditor closes or keeps it: only it can forgive
 		}
 		l.raiseConsumed(more)
+		if l.unanswered != 0 {
+			l.charged = min(more, l.unanswered)
+		}
 	}
 	l.unanswered = 0
 	l.flags &^= flagUnclean
@@ -65,7 +82,10 @@ func (l *Ledger) closeServed(t *Totals) {
 	switch {
 	case t.Consumed > l.served:
 		more := t.Consumed - l.served
-		if more > slack {
+		// What the peer admits costs us nothing, up to what we would have served
+		// it anyway. Beyond that it would fill the exposure that all peers
+		// share, at no cost to itself.
+		if more > headroom(l.policy.DisconnectThreshold, l.Balance(), 0) {
 			more = min(more, l.prepaidByPeer) // paid units cost nobody anything
 		}
 		l.raiseServed(more)
