@@ -78,6 +78,8 @@ const (
 	EvResolve
 	// EvDenied: the ledger refused the peer service.
 	EvDenied
+	// EvUnblock: the operator lifts a block.
+	EvUnblock
 	// EvTold: our totals went to the peer.
 	EvTold
 )

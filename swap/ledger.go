@@ -197,6 +197,9 @@ func (l *Ledger) Step(now Instant, ev *Event) ([]Effect, error) {
 		return l.release(ev)
 	case EvDenied:
 		return l.deny(now)
+	case EvUnblock:
+		l.refusedAt, l.blockedUntil = 0, 0
+		return []Effect{{Kind: FxSave}, {Kind: FxWake}}, nil
 	case EvSession:
 		return l.beginSession(now, ev.Terms)
 	case EvSessionEnd:

@@ -398,6 +398,12 @@ func (b *Book) verifyOwn(text, sig []byte) error {
 	return nil
 }
 
+// Unblock lifts a block of ours before its time; the debt stays.
+func (b *Book) Unblock(p peer.ID) error {
+	_, err := b.transact(p, &Event{Kind: EvUnblock}, nil)
+	return err
+}
+
 // Resolve takes the peer's last told figures for an open difference between the
 // books. ErrNoSession where the peer told none yet, ErrInFlight while work is
 // under way.

@@ -276,3 +276,13 @@ func (b *Book) Evidence(ctx context.Context, p peer.ID) ([]Cheque, error) {
 	})
 	return list, err
 }
+
+// Known reports whether there is an account with p: a record, or a session.
+func (b *Book) Known(p peer.ID) (bool, error) {
+	s, a, err := b.lock(p)
+	if err != nil {
+		return false, err
+	}
+	defer s.mu.Unlock()
+	return a.stored || a.session != nil || !a.ledger.Empty(), nil
+}
