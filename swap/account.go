@@ -61,6 +61,8 @@ type shard struct {
 	dirty   []*account
 	holds   holdList
 	spare   *holdState
+	// closed: nothing is booked any more.
+	closed bool
 	// evictions counts the accounts that left memory, so that a record read
 	// before one left is not taken for the present state.
 	evictions uint64
@@ -81,6 +83,10 @@ func (b *Book) shardOf(p peer.ID) *shard { return &b.shards[shardIndex(p)] }
 func (b *Book) lock(p peer.ID) (*shard, *account, error) {
 	s := b.shardOf(p)
 	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil, nil, ErrClosed
+	}
 	if a := s.accounts[p]; a != nil {
 		return s, a, nil
 	}
@@ -101,6 +107,10 @@ func (b *Book) load(s *shard, p peer.ID) (*shard, *account, error) {
 			return nil, nil, err
 		}
 		s.mu.Lock()
+		if s.closed {
+			s.mu.Unlock()
+			return nil, nil, ErrClosed
+		}
 		if a := s.accounts[p]; a != nil {
 			return s, a, nil
 		}
@@ -202,10 +212,7 @@ func (b *Book) acquire(ctx context.Context, p peer.ID) (*shard, *account, error)
 			a.saving = true
 			return s, a, nil
 		}
-		if a.gate == nil {
-			a.gate = make(chan struct{})
-		}
-		gate := a.gate
+		gate := a.gateLocked()
 		s.mu.Unlock()
 		select {
 		case <-gate:
@@ -213,6 +220,14 @@ func (b *Book) acquire(ctx context.Context, p peer.ID) (*shard, *account, error)
 			return nil, nil, ctx.Err()
 		}
 	}
+}
+
+// gateLocked returns a channel that is closed when the right to save is free.
+func (a *account) gateLocked() chan struct{} {
+	if a.gate == nil {
+		a.gate = make(chan struct{})
+	}
+	return a.gate
 }
 
 // releaseLocked gives the right to save back.

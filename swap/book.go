@@ -122,8 +122,14 @@ type Book struct {
 
 	ctx    context.Context // ends with the book; no caller's ctx ends a save
 	cancel context.CancelFunc
-	wg     sync.WaitGroup
 	closed atomic.Bool
+	broken atomic.Pointer[error] // why the book does nothing any more
+
+	// life guards the begin of goroutines against Close.
+	life      sync.Mutex
+	wg        sync.WaitGroup
+	closeOnce sync.Once
+	closeErr  error
 }
 
 // Open reads the book in store, which the caller keeps open until after Close.
@@ -153,9 +159,9 @@ func Open(ctx context.Context, store *durable.Store, cfg Config) (*Book, error) 
 		b.cancel()
 		return nil, err
 	}
-	b.wg.Add(2)
-	go b.flushLoop() // ends with b.ctx, after a last flush
-	go b.tickLoop()  // ends with b.ctx
+	b.wg.Go(b.flushLoop)  // ends with b.ctx, or when the store failed
+	b.wg.Go(b.tickLoop)   // ends with b.ctx
+	b.wg.Go(b.forgetLoop) // ends with b.ctx
 	return b, nil
 }
 
@@ -275,19 +281,26 @@ func (b *Book) Policy() Policy { return b.policy }
 // Realm returns what our signatures are bound to.
 func (b *Book) Realm() Realm { return b.cfg.Realm }
 
-// Close saves what is in memory and notes a clean stop. The store stays open;
-// it is the caller's. Holds that are still live are lost to the book: their
-// services must have ended before.
+// Close saves what is in memory and notes a clean stop. From then on every call
+// returns ErrClosed. The store stays open; it is the caller's. Holds that are
+// still live are lost to the book: their services must have ended before.
 func (b *Book) Close() error {
-	if b.closed.Swap(true) {
-		return nil
-	}
+	b.closeOnce.Do(func() { b.closeErr = b.close() })
+	return b.closeErr
+}
+
+func (b *Book) close() error {
+	b.life.Lock()
+	b.closed.Store(true)
+	b.life.Unlock()
 	b.cancel()
 	b.wg.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), saveWithin)
 	defer cancel()
-	if err := b.flush(ctx); err != nil {
-		return fmt.Errorf("swap: close: %w", err)
+	for i := range b.shards {
+		if err := b.closeShard(ctx, &b.shards[i]); err != nil {
+			return fmt.Errorf("swap: close: %w", err)
+		}
 	}
 	b.run.open = false
 	var batch durable.Batch
@@ -295,10 +308,58 @@ func (b *Book) Close() error {
 	return b.store.Commit(ctx, &batch)
 }
 
+// closeShard books nothing more in a shard, and saves what it has. A record that
+// is on its way is waited for: what was booked meanwhile is not in it.
+func (b *Book) closeShard(ctx context.Context, s *shard) error {
+	for {
+		s.mu.Lock()
+		s.closed = true
+		if len(s.dirty) == 0 {
+			s.mu.Unlock()
+			return nil
+		}
+		var gate chan struct{}
+		if a := s.dirty[0]; a.saving {
+			gate = a.gateLocked()
+		}
+		s.mu.Unlock()
+		if gate != nil {
+			select {
+			case <-gate:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		if err := b.flushShard(ctx, s); err != nil {
+			return err
+		}
+	}
+}
+
+// spawn runs f on a goroutine that Close waits for. It reports false where the
+// book is closed.
+func (b *Book) spawn(f func()) bool {
+	b.life.Lock()
+	defer b.life.Unlock()
+	if b.closed.Load() {
+		return false
+	}
+	b.wg.Go(f) // f ends with b.ctx at the latest
+	return true
+}
+
 // usable reports why the book can do nothing any more.
 func (b *Book) usable() error {
 	if b.closed.Load() {
 		return ErrClosed
+	}
+	return b.failure()
+}
+
+// failure reports why nothing may be saved any more.
+func (b *Book) failure() error {
+	if err := b.broken.Load(); err != nil {
+		return *err
 	}
 	return b.store.Failed()
 }
@@ -341,7 +402,12 @@ func (b *Book) transact(p peer.ID, ev *Event, more func(before, after *Ledger, b
 	if more != nil {
 		err = more(&before, &after, &batch)
 	}
-	if err == nil {
+	if err != nil {
+		// The ledger went on and its record cannot follow: what more adds was
+		// not signed. Memory is no longer what the disk may become.
+		err = fmt.Errorf("swap: the book stops, because a cheque could not be signed: %w; check the identity key, then restart", err)
+		b.broken.CompareAndSwap(nil, &err)
+	} else {
 		err = b.store.Commit(context.WithoutCancel(ctx), &batch)
 	}
 
@@ -432,7 +498,8 @@ func (s *snapshot) done(b *Book, a *account) {
 
 func (b *Book) readServices(p peer.ID) ([]serviceTotals, error) {
 	key := b.keys.of(shelfServices, p)
-	rec, err := b.store.Get(b.ctx, key)
+	// Close asks too, when b.ctx is over.
+	rec, err := b.store.Get(context.WithoutCancel(b.ctx), key)
 	if errors.Is(err, durable.ErrNotFound) {
 		return nil, nil
 	}

@@ -15,7 +15,6 @@ const maxFlushBatch = 4096
 
 // flushLoop writes dirty accounts behind the message path.
 func (b *Book) flushLoop() {
-	defer b.wg.Done()
 	ticker := time.NewTicker(flushEvery)
 	defer ticker.Stop()
 	for {
@@ -94,11 +93,14 @@ func (b *Book) takeDirty(s *shard, n int) (taken int, saves []flushed) {
 }
 
 func (b *Book) save(ctx context.Context, s *shard, saves []flushed) error {
-	var batch durable.Batch
-	for i := range saves {
-		saves[i].save.put(b, &batch)
+	err := b.failure()
+	if err == nil {
+		var batch durable.Batch
+		for i := range saves {
+			saves[i].save.put(b, &batch)
+		}
+		err = b.store.Commit(context.WithoutCancel(ctx), &batch)
 	}
-	err := b.store.Commit(context.WithoutCancel(ctx), &batch)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range saves {

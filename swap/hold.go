@@ -397,6 +397,10 @@ func (h Hold) take() (*shard, *holdState, error) {
 		s.mu.Unlock()
 		return nil, nil, ErrDone
 	}
+	if s.closed {
+		s.mu.Unlock()
+		return nil, nil, ErrClosed
+	}
 	return s, h.state, nil
 }
 

@@ -44,12 +44,7 @@ func (b *Book) settleSoon(p peer.ID) {
 // settlement of a peer at a time, so goroutines are bounded by peers with a
 // session, and working ones by maxSettling.
 func (b *Book) issueSoon(p peer.ID, fx Effect) {
-	if b.closed.Load() {
-		return
-	}
-	b.wg.Add(1)
-	go func() { // ends when the cheque is handed over, or with b.ctx
-		defer b.wg.Done()
+	b.spawn(func() { // ends when the cheque is handed over, or with b.ctx
 		select {
 		case b.settling <- struct{}{}:
 			defer func() { <-b.settling }()
@@ -59,7 +54,7 @@ func (b *Book) issueSoon(p peer.ID, fx Effect) {
 		if err := b.issue(p, fx.Serial, fx.Cumulative); err != nil {
 			b.issueFailed(p, fx.Serial, err)
 		}
-	}()
+	})
 }
 
 // issue takes one intent to the peer: save it, have it backed, sign, save the

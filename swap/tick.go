@@ -15,7 +15,6 @@ const forgetEvery = time.Hour
 
 // tickLoop drives what only time moves.
 func (b *Book) tickLoop() {
-	defer b.wg.Done()
 	ticker := time.NewTicker(tickEvery)
 	defer ticker.Stop()
 	for n := 0; ; n++ {
@@ -41,7 +40,18 @@ func (b *Book) tick(n int) {
 		}
 	}
 	b.evict(&b.shards[n%shardCount]) // each shard about once a minute
-	if n > 0 && n%int(forgetEvery/tickEvery) == 0 {
+}
+
+// forgetLoop keeps the long look for old records away from what ticks.
+func (b *Book) forgetLoop() {
+	ticker := time.NewTicker(forgetEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-b.ctx.Done():
+			return
+		}
 		if err := b.forgetOld(b.ctx); err != nil && b.ctx.Err() == nil {
 			b.log.Error("old records of strangers could not be dropped", "err", err)
 		}
