@@ -50,8 +50,8 @@ type MessagesConfig struct {
 	// 0 to 7.
 	Cluster uint32
 	Shards  []uint32
-	// PubsubTopic is given to messages that name none.
-	// Default: the first shard of the cluster, /waku/2/rs/1/0.
+	// PubsubTopic is given to messages that name none; AutoTopic chooses the
+	// shard by the content topic. Default: AutoTopic.
 	PubsubTopic string
 	// Limits bound what peers may ask. Default: storenet.DefaultLimits.
 	Limits storenet.Limits
@@ -70,7 +70,7 @@ type Node struct {
 	messages *storenet.Store // nil without Config.Messages, as the next two
 	server   *storenet.Server
 	client   *storenet.Client
-	topic    string
+	topic    storenet.Topic
 }
 
 // ErrNoMessages: the node was made without Config.Messages.
