@@ -33,9 +33,11 @@ type account struct {
 	waiters            uint8
 	// saving: a record is on its way to disk. Saves of one account are one at a
 	// time, so that an older record never replaces a newer one.
-	saving bool
-	listed bool // in the dirty list of the shard
-	stored bool // there is a record on disk
+	saving  bool
+	listed  bool // in the dirty list of the shard
+	stored  bool // there is a record on disk
+	issuing bool // a goroutine takes the intent to the settler
+	ticking bool // a goroutine carries out what the last tick asked for
 }
 
 // session is what only a connected peer needs.
@@ -44,7 +46,10 @@ type session struct {
 	// told are the peer's last totals; heard is set once there are any.
 	told  Totals
 	heard bool
-	// asset, payout and reason are for the operator.
+	// telling: a statement is being sent; tellAgain: totals changed meanwhile.
+	// One at a time, so that an older statement never comes after a newer one.
+	telling, tellAgain bool
+	// payout and reason are for the operator.
 	payout string
 	reason string
 }
@@ -242,6 +247,7 @@ func (a *account) releaseLocked() {
 // idle reports whether the account may leave memory: everything of it is on
 // disk and nobody uses it.
 func (a *account) idle() bool {
-	return a.session == nil && !a.saving && !a.listed && a.waiters == 0 && len(a.services) == 0 &&
+	return a.session == nil && !a.saving && !a.listed && !a.issuing && !a.ticking &&
+		a.waiters == 0 && len(a.services) == 0 &&
 		a.serving == 0 && a.consuming == 0 && a.ledger.AtRest() && a.ledger.refusedAt == 0
 }

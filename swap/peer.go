@@ -66,6 +66,9 @@ func (b *Book) BeginSession(ctx context.Context, p peer.ID, h *Handshake, native
 	terms := h.Terms
 	terms.Native = native
 	if native {
+		if max(h.Totals.Served, h.Totals.Consumed) > maxLedgerAmount {
+			return fmt.Errorf("%w: totals of the handshake: %w", ErrMalformed, tally.ErrOverflow)
+		}
 		if h.Realm != b.cfg.Realm {
 			return fmt.Errorf("%w: the peer keeps tabs in %q on %q, we in %q on %q",
 				ErrNetwork, h.Asset, h.Network, b.cfg.Realm.Asset, b.cfg.Realm.Network)
@@ -76,29 +79,44 @@ func (b *Book) BeginSession(ctx context.Context, p peer.ID, h *Handshake, native
 	} else {
 		terms.Mode = ModeUnset
 	}
-	s, a, err := b.lock(p)
-	if err != nil {
-		return err
-	}
-	b.expirePeer(s, p) // reservations of an older session
-	a.session = &session{native: native, payout: h.PayoutAddress}
-	if native {
-		a.session.told, a.session.heard = h.Totals, true
-	}
-	s.watched[p] = a
-	s.mu.Unlock()
-	ev := Event{Kind: EvSession, Terms: &terms}
-	fx, err := b.transact(p, &ev, nil)
+	fx, err := b.startSession(p, h, &terms)
 	if err != nil {
 		return err
 	}
 	b.stats.sessions.Add(1)
 	b.cfg.Notify(Notice{Kind: NoticeSession, Peer: p, Amount: terms.PaymentThreshold})
 	b.carryOut(ctx, p, fx)
-	if native {
-		return b.firstStatement(ctx, p, h)
+	if !native {
+		return nil
+	}
+	if err := b.firstStatement(ctx, p, h); err != nil {
+		b.EndSession(p)
+		return err
 	}
 	return nil
+}
+
+// startSession makes the session ready in one step. An intent among the effects
+// is saved by who issues it, where it has to be.
+func (b *Book) startSession(p peer.ID, h *Handshake, terms *Terms) ([]Effect, error) {
+	s, a, err := b.lock(p)
+	if err != nil {
+		return nil, err
+	}
+	defer s.mu.Unlock()
+	b.expirePeer(s, p) // reservations of an older session
+	ev := Event{Kind: EvSession, Terms: terms}
+	fx, err := b.apply(s, a, b.now(), &ev)
+	if err != nil {
+		return nil, err
+	}
+	a.session = &session{native: terms.Native, payout: h.PayoutAddress}
+	if terms.Native {
+		a.session.told, a.session.heard = h.Totals, true
+	}
+	s.watched[p] = a
+	b.wakeIf(a, fx)
+	return fx, nil
 }
 
 // firstStatement compares the totals of the handshakes and answers them.
@@ -106,10 +124,10 @@ func (b *Book) firstStatement(ctx context.Context, p peer.ID, h *Handshake) erro
 	if err := b.receiveStatement(ctx, p, &Statement{h.Totals}); err != nil {
 		return err
 	}
-	if h.Totals.Served|h.Totals.Consumed == 0 && b.nothingWith(p) {
-		return nil // two new peers have nothing to compare
+	if h.Totals.Served|h.Totals.Consumed != 0 || !b.nothingWith(p) { // two new peers have nothing to compare
+		b.sendStatement(ctx, p)
 	}
-	return b.sendStatement(ctx, p)
+	return nil
 }
 
 func (b *Book) nothingWith(p peer.ID) bool {
@@ -240,20 +258,37 @@ func (b *Book) receiveStatement(ctx context.Context, p peer.ID, m *Statement) er
 	return nil
 }
 
-func (b *Book) sendStatement(ctx context.Context, p peer.ID) error {
+// sendStatement tells the peer our totals. Where another caller is telling
+// already, that one tells again.
+func (b *Book) sendStatement(ctx context.Context, p peer.ID) {
 	s, a, err := b.lock(p)
 	if err != nil {
-		return err
+		return
 	}
-	if a.session == nil || !a.session.native {
+	defer s.mu.Unlock()
+	sess := a.session
+	if sess == nil || !sess.native {
+		return
+	}
+	if sess.telling {
+		sess.tellAgain = true
+		return
+	}
+	sess.telling, sess.tellAgain = true, true
+	for sess.tellAgain && a.session == sess { // a session keeps its account in memory
+		sess.tellAgain = false
+		m := &Statement{a.ledger.Totals(sess.told.Served, sess.told.Consumed)}
+		ev := Event{Kind: EvTold}
+		_, _ = b.apply(s, a, b.now(), &ev) // has no error
 		s.mu.Unlock()
-		return nil
+		err := b.send(ctx, p, m)
+		s.mu.Lock()
+		if err != nil {
+			b.log.Debug("statement could not be sent; the next session tells again", "peer", p, "err", err)
+			break
+		}
 	}
-	m := &Statement{a.ledger.Totals(a.session.told.Served, a.session.told.Consumed)}
-	ev := Event{Kind: EvTold}
-	_, _ = b.apply(s, a, b.now(), &ev) // has no error
-	s.mu.Unlock()
-	return b.send(ctx, p, m)
+	sess.telling = false
 }
 
 // carryOut does the effects of a session's events, in order. A send that fails
@@ -270,7 +305,7 @@ func (b *Book) carryOut(ctx context.Context, p peer.ID, fx []Effect) {
 				b.issueFailed(p, fx[i].Serial, err)
 			}
 		case FxSendStatement:
-			err = b.sendStatement(ctx, p)
+			b.sendStatement(ctx, p)
 		case FxDisconnect:
 			b.disconnect(p)
 		case FxFlush:
@@ -314,7 +349,6 @@ func (b *Book) recover(ctx context.Context, p peer.ID, h *Handshake) error {
 	if c := h.ChequeSent; c != nil {
 		err := b.receiveCheque(ctx, p, c)
 		switch {
-		case errors.Is(err, ErrNoSession): // the ack waits for the peer to ask again
 		case errors.Is(err, ErrStale), errors.Is(err, ErrLowerCumulative), errors.Is(err, ErrUnbacked):
 			b.sendRefusal(ctx, p, c.Serial, err)
 		case err != nil:

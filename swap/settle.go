@@ -40,37 +40,73 @@ func (b *Book) settleSoon(p peer.ID) {
 	}
 }
 
-// issueSoon issues a cheque beside the message path. The ledger allows one
-// settlement of a peer at a time, so goroutines are bounded by peers with a
-// session, and working ones by maxSettling.
+// issueSoon issues a cheque beside the message path. One goroutine of a peer
+// does it at a time, however often its session comes and goes; working ones are
+// bounded by maxSettling.
 func (b *Book) issueSoon(p peer.ID, fx Effect) {
-	b.spawn(func() { // ends when the cheque is handed over, or with b.ctx
-		select {
-		case b.settling <- struct{}{}:
-			defer func() { <-b.settling }()
-		case <-b.ctx.Done():
-			return
+	s, a, err := b.lock(p)
+	if err != nil {
+		return
+	}
+	busy := a.issuing
+	a.issuing = true
+	s.mu.Unlock()
+	if busy {
+		return // it looks for the intent of the moment when it is done
+	}
+	ok := b.spawn(func() { // ends when the cheque is handed over, or with b.ctx
+		out, err := b.prepare(p, fx.Serial, fx.Cumulative)
+		b.issuingDone(p, fx.Serial)
+		if err == nil {
+			err = b.sendCheques(p, out)
 		}
-		if err := b.issue(p, fx.Serial, fx.Cumulative); err != nil {
+		if err != nil {
 			b.issueFailed(p, fx.Serial, err)
 		}
 	})
+	if !ok {
+		b.issuingDone(p, fx.Serial)
+	}
 }
 
-// issue takes one intent to the peer: save it, have it backed, sign, save the
-// cheque, send. Each save is synced before the next step; a crash anywhere
-// leaves an intent or a cheque that the next session goes on with.
-func (b *Book) issue(p peer.ID, serial uint64, cumulative tally.Amount) error {
+// issuingDone lets the next intent be issued, and issues it where it came
+// meanwhile.
+func (b *Book) issuingDone(p peer.ID, serial uint64) {
+	s, a, err := b.lock(p)
+	if err != nil {
+		return
+	}
+	a.issuing = false
+	l := &a.ledger
+	next := Effect{Kind: FxIssue, Serial: l.sentSerial, Cumulative: l.issued}
+	again := l.settle == settleIntent && l.sentSerial != serial
+	s.mu.Unlock()
+	if again {
+		b.issueSoon(p, next)
+	}
+}
+
+// prepare takes one intent as far as a saved cheque: save the intent, have it
+// backed, sign, save the cheque. Each save is synced before the next step; a
+// crash anywhere leaves an intent or a cheque that the next session goes on
+// with. It returns what is to be sent.
+func (b *Book) prepare(p peer.ID, serial uint64, cumulative tally.Amount) ([]Message, error) {
+	select {
+	case b.settling <- struct{}{}:
+		defer func() { <-b.settling }()
+	case <-b.ctx.Done():
+		return nil, ErrClosed
+	}
 	ctx, cancel := context.WithTimeout(b.ctx, saveWithin)
 	defer cancel()
 	if _, stateless := b.cfg.Settler.(StatelessSettler); !stateless {
 		if err := b.flushPeer(ctx, p, func(*Ledger) bool { return true }); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	backing, err := b.cfg.Settler.Issue(ctx, p, cumulative)
 	if err != nil {
-		return fmt.Errorf("back cheque %d: %w", serial, err)
+		return nil, fmt.Errorf("back cheque %d: %w", serial, err)
 	}
 	var out []Message
 	ev := Event{Kind: EvIssued, Serial: serial}
@@ -87,18 +123,29 @@ func (b *Book) issue(p peer.ID, serial uint64, cumulative tally.Amount) error {
 		out = []Message{c}
 		return nil
 	})
-	if errors.Is(err, ErrUnexpected) {
-		return nil // the settlement went another way meanwhile
-	}
-	if err != nil {
-		return err
-	}
-	if !hasSend(fx) {
-		return nil
+	switch {
+	case errors.Is(err, ErrUnexpected):
+		return nil, nil // the settlement went another way meanwhile
+	case err != nil:
+		return nil, err
+	case !hasSend(fx):
+		return nil, nil
 	}
 	b.stats.chequesSent.Add(1)
 	b.cfg.Notify(Notice{Kind: NoticeChequeSent, Peer: p, Serial: serial, Amount: cumulative})
-	return b.sendAll(ctx, p, out)
+	return out, nil
+}
+
+// sendCheques hands saved cheques to the session.
+func (b *Book) sendCheques(p peer.ID, list []Message) error {
+	ctx, cancel := context.WithTimeout(b.ctx, saveWithin)
+	defer cancel()
+	for _, m := range list {
+		if err := b.send(ctx, p, m); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func hasSend(fx []Effect) bool {
@@ -176,20 +223,16 @@ func (b *Book) send(ctx context.Context, p peer.ID, m Message) error {
 	return (*c).Send(ctx, p, m)
 }
 
-func (b *Book) sendAll(ctx context.Context, p peer.ID, list []Message) error {
-	for _, m := range list {
-		if err := b.send(ctx, p, m); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // receiveCheque verifies, lets the settler check the backing, saves and credits
-// in one batch, and only then acks.
+// in one batch, and only then acks. An ack that cannot be sent is no error: the
+// peer sends its cheque again.
 func (b *Book) receiveCheque(ctx context.Context, p peer.ID, c *Cheque) error {
 	if err := c.Validate(p, b.self); err != nil {
 		return err
+	}
+	if c.Cumulative == 0 {
+		// It pays nothing, and would cost us three records for each identity.
+		return fmt.Errorf("%w: cheque over 0", ErrMalformed)
 	}
 	if err := b.verify(p, c.SigningBytes(b.cfg.Realm), c.Signature); err != nil {
 		return err
@@ -226,7 +269,14 @@ func (b *Book) receiveCheque(ctx context.Context, p peer.ID, c *Cheque) error {
 	}
 	b.stats.chequesReceived.Add(1)
 	b.cfg.Notify(Notice{Kind: NoticeChequeReceived, Peer: p, Serial: c.Serial, Amount: credited})
-	return b.send(ctx, p, ack)
+	b.sendAck(ctx, p, ack)
+	return nil
+}
+
+func (b *Book) sendAck(ctx context.Context, p peer.ID, ack *Ack) {
+	if err := b.send(ctx, p, ack); err != nil {
+		b.log.Debug("ack could not be sent; the peer will ask again", "peer", p, "serial", ack.Serial, "err", err)
+	}
 }
 
 // newAck signs an ack over the books after the credit.
@@ -252,19 +302,24 @@ func (b *Book) ackAgain(ctx context.Context, p peer.ID, c *Cheque) error {
 	if ack == nil || ack.Serial != c.Serial {
 		return fmt.Errorf("%w: no ack of cheque %d in the store", ErrStale, c.Serial)
 	}
-	return b.send(ctx, p, ack)
+	b.sendAck(ctx, p, ack)
+	return nil
 }
 
 // equivocates keeps two different cheques with one serial as evidence. It
-// returns true where the new one names more and so counts.
+// returns true where the new one names more and so counts, and ErrStale for a
+// serial below the last.
 func (b *Book) equivocates(p peer.ID, c *Cheque) (higher bool, err error) {
 	s, a, err := b.lock(p)
 	if err != nil {
 		return false, err
 	}
-	same := a.ledger.receivedSerial == c.Serial
+	last := a.ledger.receivedSerial
 	s.mu.Unlock()
-	if !same {
+	if c.Serial < last {
+		return false, ErrStale // before the settler is asked about an old voucher
+	}
+	if c.Serial != last {
 		return false, nil
 	}
 	first, err := b.getCheque(shelfChequeReceived, p)

@@ -36,7 +36,9 @@ func (b *Book) tick(n int) {
 		due := b.tickShard(s, now)
 		s.mu.Unlock()
 		for _, d := range due {
-			b.tickEffects(d.peer, d.fx)
+			// A peer that does not read must not hold up the others. Goroutines
+			// are bounded by the accounts that are watched.
+			b.spawn(func() { b.tickEffects(s, d) }) // ends within saveWithin
 		}
 	}
 	b.evict(&b.shards[n%shardCount]) // each shard about once a minute
@@ -59,14 +61,17 @@ func (b *Book) forgetLoop() {
 }
 
 type dueEffects struct {
-	peer peer.ID
-	fx   []Effect
+	account *account // stays in memory while it is ticking
+	fx      []Effect
 }
 
 // tickShard steps the watched accounts. Effects are rare, so the list is short.
 func (b *Book) tickShard(s *shard, now Instant) []dueEffects {
 	var due []dueEffects
 	for p, a := range s.watched {
+		if a.ticking {
+			continue
+		}
 		ev := Event{Kind: EvTick}
 		fx, err := b.apply(s, a, now, &ev)
 		if err != nil {
@@ -74,7 +79,8 @@ func (b *Book) tickShard(s *shard, now Instant) []dueEffects {
 			continue
 		}
 		if fx != nil {
-			due = append(due, dueEffects{peer: p, fx: fx})
+			a.ticking = true
+			due = append(due, dueEffects{account: a, fx: fx})
 		}
 		if a.session == nil && a.ledger.refusedAt == 0 {
 			delete(s.watched, p)
@@ -84,16 +90,22 @@ func (b *Book) tickShard(s *shard, now Instant) []dueEffects {
 }
 
 // tickEffects saves first where an effect says so.
-func (b *Book) tickEffects(p peer.ID, fx []Effect) {
+func (b *Book) tickEffects(s *shard, d dueEffects) {
 	ctx, cancel := context.WithTimeout(b.ctx, saveWithin)
 	defer cancel()
-	if hasSave(fx) && fx[0].Kind == FxSave {
-		if err := b.flushPeer(ctx, p, func(*Ledger) bool { return true }); err != nil {
-			b.log.Error("save", "peer", p, "err", err)
-			return
-		}
+	p := d.account.peer
+	var err error
+	if hasSave(d.fx) {
+		err = b.flushPeer(ctx, p, func(*Ledger) bool { return true })
 	}
-	b.carryOut(ctx, p, fx)
+	if err == nil {
+		b.carryOut(ctx, p, d.fx)
+	} else if b.ctx.Err() == nil {
+		b.log.Error("tab could not be saved", "peer", p, "err", err)
+	}
+	s.mu.Lock()
+	d.account.ticking = false
+	s.mu.Unlock()
 }
 
 // evict lets idle accounts leave memory; their records are on disk.
