@@ -205,19 +205,21 @@ func TestSlowHandshake(t *testing.T) {
 func TestSlowFrame(t *testing.T) {
 	hb := newHost(t)
 	b := newNode(t, hb, Limits{HandshakeTimeout: 300 * time.Millisecond, FrameTimeout: 300 * time.Millisecond})
-	raw := openRaw(t, newHost(t), hb, ProtocolAlpha1)
-	raw.shakeAlpha1()
+	idle := openRaw(t, newHost(t), hb, ProtocolAlpha1)
+	idle.shakeAlpha1()
 	b.want(t, seed77)
-	<-time.NewTimer(700 * time.Millisecond).C // idle for longer than both limits
-	raw.frame(karma(1))
-	b.want(t, "karma 1")
-	raw.bytes(5, 0x0a)
+	slow := openRaw(t, newHost(t), hb, ProtocolAlpha1)
+	slow.shakeAlpha1()
+	b.want(t, seed77)
 	start := time.Now()
+	slow.bytes(5, 0x0a)
 	b.want(t, "end")
 	b.wantEnd(t, StatusSlow)
-	if took := time.Since(start); took < 200*time.Millisecond {
+	if took := time.Since(start); took < 250*time.Millisecond {
 		t.Fatal(took)
 	}
+	idle.frame(karma(1)) // idle for longer than both limits
+	b.want(t, "karma 1")
 }
 
 // One peer opens stream after stream: it gets its session and its few places.

@@ -16,22 +16,28 @@ import (
 const eventBuffer = 256
 
 // openQueue holds the peers that wait to be opened to, the next first.
-type openQueue []openEntry
-
-type openEntry struct {
-	due time.Time
-	p   peer.ID
-}
+type openQueue []*peerState
 
 func (q openQueue) Len() int           { return len(q) }
 func (q openQueue) Less(i, j int) bool { return q[i].due.Before(q[j].due) }
-func (q openQueue) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
-func (q *openQueue) Push(x any)        { *q = append(*q, x.(openEntry)) }
+func (q openQueue) Swap(i, j int) {
+	q[i], q[j] = q[j], q[i]
+	q[i].place, q[j].place = i, j
+}
+
+func (q *openQueue) Push(x any) {
+	ps := x.(*peerState)
+	ps.place = len(*q)
+	*q = append(*q, ps)
+}
+
 func (q *openQueue) Pop() any {
 	last := len(*q) - 1
-	e := (*q)[last]
+	ps := (*q)[last]
+	(*q)[last] = nil
 	*q = (*q)[:last]
-	return e
+	ps.due = time.Time{}
+	return ps
 }
 
 func (s *Service) subscribe() (event.Subscription, error) {
@@ -126,7 +132,7 @@ func (s *Service) again(p peer.ID, since time.Time, status Status) {
 
 // enqueue has the opener look at p after delay, or earlier where it was to.
 func (s *Service) enqueue(p peer.ID, delay time.Duration) {
-	if !s.speaks(p) {
+	if !s.speaks(p) || s.host.Network().Connectedness(p) != network.Connected {
 		return
 	}
 	s.mu.Lock()
@@ -139,16 +145,20 @@ func (s *Service) enqueue(p peer.ID, delay time.Duration) {
 	if due.Before(ps.notBefore) {
 		due = ps.notBefore
 	}
-	if !ps.due.IsZero() && !due.Before(ps.due) {
+	switch {
+	case ps.due.IsZero():
+		if len(s.queue) >= s.lim.OpenQueue {
+			s.count.openDropped.Add(1)
+			return
+		}
+		ps.due = due
+		heap.Push(&s.queue, ps)
+	case due.Before(ps.due):
+		ps.due = due
+		heap.Fix(&s.queue, ps.place)
+	default:
 		return
 	}
-	if len(s.queue) >= s.lim.OpenQueue {
-		s.count.openDropped.Add(1)
-		s.forget(p)
-		return
-	}
-	ps.due = due
-	heap.Push(&s.queue, openEntry{due: due, p: p})
 	s.wakeOpener()
 }
 
@@ -165,23 +175,17 @@ func (s *Service) openDue() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for len(s.queue) > 0 && s.openers < s.lim.Openers && !s.closed {
-		next := s.queue[0]
-		if wait := next.due.Sub(s.now()); wait > 0 {
+		if wait := s.queue[0].due.Sub(s.now()); wait > 0 {
 			return wait
 		}
-		heap.Pop(&s.queue)
-		ps := s.peers[next.p]
-		if ps == nil || !ps.due.Equal(next.due) {
-			continue // an earlier entry took its place
-		}
-		ps.due = time.Time{}
-		if ps.opening || len(ps.sessions) > 0 || ps.tab != nil || s.host.Network().Connectedness(next.p) != network.Connected {
-			s.forget(next.p)
+		ps := heap.Pop(&s.queue).(*peerState)
+		if ps.opening || len(ps.sessions) > 0 || ps.tab != nil || s.host.Network().Connectedness(ps.id) != network.Connected {
+			s.forget(ps.id)
 			continue
 		}
 		ps.opening = true
 		s.openers++
-		s.wg.Go(func() { s.openTo(next.p) }) // ends with its stream
+		s.wg.Go(func() { s.openTo(ps.id) }) // ends with its stream
 	}
 	return time.Hour // an opener that ends wakes the loop
 }

@@ -1,6 +1,7 @@
 package swapnet
 
 import (
+	"container/heap"
 	"context"
 	"errors"
 	"fmt"
@@ -121,6 +122,8 @@ type peerState struct {
 	// due is when the opener looks at the peer; zero where it is not queued. It is
 	// never before notBefore.
 	due, notBefore time.Time
+	// place in the opener's queue, while due is set.
+	place int
 }
 
 // tab is one session of the book: one native stream, or up to one alpha1 stream
@@ -377,9 +380,11 @@ func (s *Service) peerState(p peer.ID) *peerState {
 // the number of identities ever seen. The caller holds mu.
 func (s *Service) forget(p peer.ID) {
 	ps := s.peers[p]
-	if ps == nil || ps.count > 0 || ps.opening || ps.tab != nil || !ps.due.IsZero() ||
-		s.host.Network().Connectedness(p) == network.Connected {
+	if ps == nil || ps.count > 0 || ps.opening || ps.tab != nil || s.host.Network().Connectedness(p) == network.Connected {
 		return
+	}
+	if !ps.due.IsZero() {
+		heap.Remove(&s.queue, ps.place)
 	}
 	delete(s.peers, p)
 }
