@@ -2,6 +2,7 @@ package repo
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -393,4 +394,23 @@ func keyLines(data []byte) map[string]int {
 		}
 	}
 	return lines
+}
+
+// With returns c with the values of an object as Show makes it, after its way
+// through JSON.
+func (c Config) With(values map[string]any) (Config, error) {
+	var text bytes.Buffer
+	for _, s := range settings {
+		v, ok := values[s.key]
+		if !ok {
+			continue
+		}
+		// JSON is TOML for text and whole numbers, and for lists of them.
+		data, err := json.Marshal(v)
+		if err != nil {
+			return Config{}, err
+		}
+		fmt.Fprintf(&text, "%s = %s\n", s.key, data)
+	}
+	return ParseConfig("settings", text.Bytes())
 }

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"bytes"
+	_ "embed"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tallystick/tally/host/rpc"
+)
+
+// sampleMessages is what the demo serves where no file is named: more messages
+// than one payment threshold, so that a cheque has to be sent.
+//
+//go:embed sample.ndjson
+var sampleMessages []byte
+
+func (a *app) demoCmd() *cobra.Command {
+	var mode, file string
+	var pageSize int
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "Watch two peers serve, count and settle, in one minute",
+		Long: `Starts two peers on this machine with stores in a temporary folder. One queries
+the other's messages page by page; both count; the tab passes the threshold, and
+a cheque goes over and is acked. Then both books are shown. It exits with 0 only
+if the books agree.
+
+--mode soft counts only; mock settles with signed cheques. FILE of --messages is
+as for ` + "`tally store import`" + `.`,
+		Example: "  tally demo\n  tally demo --messages mine.ndjson --page-size 5 -o json",
+		Args:    nArgs(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch mode {
+			case "soft", "mock":
+			case "hard":
+				return failf("use --mode mock", "mode hard settles on a chain, and this version has none")
+			default:
+				return usagef("use --mode soft or --mode mock", "%q is not a mode", mode)
+			}
+			if pageSize < 1 || pageSize > rpc.MaxPageSize {
+				return usagef(fmt.Sprintf("use --page-size 1 to %d", rpc.MaxPageSize), "page size %d is out of bounds", pageSize)
+			}
+			messages, err := parseMessages("sample", bytes.NewReader(sampleMessages))
+			if file != "" {
+				messages, err = readMessages(file)
+			}
+			if err != nil {
+				return err
+			}
+			if a.deps.Demo == nil {
+				return failf("use a complete build", "this build has no demo")
+			}
+			show, end := a.progress()
+			result, err := a.deps.Demo(cmd.Context(), DemoOptions{
+				Mode: mode, Messages: messages, PageSize: pageSize, Progress: show, Logger: slog.New(slog.DiscardHandler),
+			})
+			end()
+			if err != nil {
+				return err
+			}
+			if result.Books == nil {
+				result.Books = []DemoBook{}
+			}
+			if err := a.printDemo(result); err != nil {
+				return err
+			}
+			if !result.BooksAgree {
+				return errors.New("the two books do not agree")
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&mode, "mode", "mock", "soft or mock")
+	cmd.Flags().StringVar(&file, "messages", "", "file of messages to serve (default a sample)")
+	cmd.Flags().IntVar(&pageSize, "page-size", 20, "most messages of a page")
+	return cmd
+}
+
+func (a *app) printDemo(d DemoResult) error {
+	if a.out.format == formatTable && len(d.Books) > 0 {
+		t := newTable("", ">BALANCE", ">SERVED", ">CONSUMED", "CHEQUE SENT", "CHEQUE RECEIVED")
+		for _, b := range d.Books {
+			t.add(b.Side, b.Row.Balance, b.Row.Served, b.Row.Consumed, b.Row.LastChequeSent, b.Row.LastChequeReceived)
+		}
+		if err := t.write(a.out.w); err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintln(a.out.w); err != nil {
+			return err
+		}
+	}
+	return a.out.one(d, func() *table {
+		return newCard().
+			add("messages", d.Messages).add("pages", d.Pages).add("server credit", d.ServerCredit).add("client debit", d.ClientDebit).
+			add("cheques sent", d.ChequesSent).add("cheques acked", d.ChequesAcked).add("books agree", d.BooksAgree).
+			add("mode", d.Mode).add("elapsed", cell(d.Elapsed)+" s")
+	})
+}

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/mattn/go-isatty"
+
+	"github.com/tallystick/tally/host/repo"
+	"github.com/tallystick/tally/host/rpc"
+)
+
+// Deps is all that the commands need of the rest of the program. A nil function
+// is a part that this build has not; its command says so.
+type Deps struct {
+	// Version is what `tally version` prints.
+	Version string
+	// StartNode makes a peer of an open repo, listening and ready. Its settings
+	// are those of r.Config(), flags included.
+	StartNode func(ctx context.Context, r *repo.Repo, opts StartOptions) (RunningPeer, error)
+	// CheckStore reads through the datastore of a repo whose lock is free and
+	// reports damage. `tally doctor` calls it.
+	CheckStore func(ctx context.Context, dir string) error
+	// Demo runs two peers and shows both books.
+	Demo func(ctx context.Context, opts DemoOptions) (DemoResult, error)
+	// Benches in the order in which they are listed.
+	Benches []Bench
+	// Testnet runs a scenario; Scenarios are the names that ship.
+	Testnet   func(ctx context.Context, opts TestnetOptions) (TestnetResult, error)
+	Scenarios []string
+
+	// Stdout and Stderr; OutTerminal and ErrTerminal say whether they are
+	// terminals.
+	Stdout, Stderr           io.Writer
+	OutTerminal, ErrTerminal bool
+}
+
+// systemIO fills the streams of the process.
+func systemIO(d Deps) Deps {
+	d.Stdout, d.Stderr = os.Stdout, os.Stderr
+	d.OutTerminal, d.ErrTerminal = isatty.IsTerminal(os.Stdout.Fd()), isatty.IsTerminal(os.Stderr.Fd())
+	return d
+}
+
+// StartOptions is what a peer is told beside its repo.
+type StartOptions struct {
+	Logger *slog.Logger
+	// Dev is set for a throw-away peer.
+	Dev bool
+}
+
+// RunningPeer is a peer that listens. The command adds what belongs to the
+// process: version, settings and shutdown.
+type RunningPeer interface {
+	rpc.Peer
+	// Addrs are the listen addresses, each ending in /p2p/<peer id>.
+	Addrs() []string
+	// Close ends the peer: everything is on disk when it returns nil. ctx
+	// bounds the farewell to peers, never the writing.
+	Close(ctx context.Context) error
+}
+
+// Failing is what a RunningPeer may also be: one that can fail on its own, for
+// example when the disk is full. The channel gives the cause once.
+type Failing interface{ Failed() <-chan error }
+
+// Progress is called while something long runs; it must return soon.
+type Progress func(stage string, done, total int)
+
+// DemoOptions is what `tally demo` was told.
+type DemoOptions struct {
+	// Mode is soft, mock or hard.
+	Mode string
+	// Messages go into the server's store: those of the sample or of a file.
+	Messages []rpc.Message
+	// PageSize is the most messages of one page.
+	PageSize int
+	Progress Progress
+	Logger   *slog.Logger
+}
+
+// DemoResult is what two books say afterwards. All counts are of units ever.
+type DemoResult struct {
+	Messages     int    `json:"messages"`
+	Pages        int    `json:"pages"`
+	ServerCredit uint64 `json:"server_credit"`
+	ClientDebit  uint64 `json:"client_debit"`
+	ChequesSent  int    `json:"cheques_sent"`
+	ChequesAcked int    `json:"cheques_acked"`
+	// BooksAgree: each side's balance is the negative of the other's, and
+	// totals and cheques match.
+	BooksAgree bool   `json:"books_agree"`
+	Mode       string `json:"mode"`
+	// Elapsed is in seconds.
+	Elapsed float64 `json:"elapsed"`
+	// Books holds the row of each side, client first, for the table; JSON has
+	// it too.
+	Books []DemoBook `json:"books"`
+}
+
+// DemoBook is the tab as one side has it.
+type DemoBook struct {
+	Side string         `json:"side"`
+	Row  rpc.BalanceRow `json:"row"`
+}
+
+// Bench is one measurement.
+type Bench struct {
+	Name, Short string
+	Run         func(ctx context.Context, opts BenchOptions) ([]BenchResult, error)
+}
+
+// BenchOptions is what `tally bench` was told.
+type BenchOptions struct {
+	// Duration is how long each figure is measured.
+	Duration time.Duration
+	Progress Progress
+}
+
+// BenchResult is one figure beside the limit of the same machine in the same
+// run.
+type BenchResult struct {
+	Name   string
+	Figure float64
+	Unit   string
+	// Limit is in the same unit, and Ratio is figure over limit; both 0 where
+	// the bench has no limit to compare with.
+	Limit, Ratio float64
+	// Extra holds further keys such as p50.
+	Extra map[string]any
+}
+
+// MarshalJSON writes the fixed keys first, then those of Extra in order.
+func (r BenchResult) MarshalJSON() ([]byte, error) {
+	out := []byte{'{'}
+	add := func(key string, v any) error {
+		data, err := json.Marshal(v)
+		if err != nil {
+			return fmt.Errorf("bench %s: %s: %w", r.Name, key, err)
+		}
+		if len(out) > 1 {
+			out = append(out, ',')
+		}
+		name, _ := json.Marshal(key)
+		out = append(append(append(out, name...), ':'), data...)
+		return nil
+	}
+	for _, kv := range []struct {
+		key string
+		v   any
+	}{{"name", r.Name}, {"figure", r.Figure}, {"unit", r.Unit}, {"limit", r.Limit}, {"ratio", r.Ratio}} {
+		if err := add(kv.key, kv.v); err != nil {
+			return nil, err
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(r.Extra)) {
+		if err := add(key, r.Extra[key]); err != nil {
+			return nil, err
+		}
+	}
+	return append(out, '}'), nil
+}
+
+// TestnetOptions is what `tally testnet run` was told.
+type TestnetOptions struct {
+	// Scenario is a name that ships or the path of a file.
+	Scenario string
+	// Binary is the program that scenarios of processes start: this one.
+	Binary   string
+	Progress Progress
+	Logger   *slog.Logger
+}
+
+// TestnetResult is what the checks of a scenario said.
+type TestnetResult struct {
+	Scenario string         `json:"scenario"`
+	Passed   int            `json:"passed"`
+	Failed   int            `json:"failed"`
+	Elapsed  float64        `json:"elapsed"`
+	Checks   []TestnetCheck `json:"checks"`
+}
+
+// TestnetCheck is one named check.
+type TestnetCheck struct {
+	Name   string `json:"name"`
+	Passed bool   `json:"passed"`
+	Detail string `json:"detail"`
+}

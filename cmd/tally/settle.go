@@ -1,0 +1,34 @@
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tallystick/tally/host/rpc"
+)
+
+func (a *app) settleCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "settle PEER",
+		Short: "Pay what we owe a peer now",
+		Long: `Pays the debt to a peer with a cheque now, without waiting for the threshold, and
+waits for the peer's ack. It fails where we owe nothing.`,
+		Example: "  tally settle 12D3KooW…",
+		Args:    nArgs(1, "PEER"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			info, err := peerArg(args[0])
+			if err != nil {
+				return err
+			}
+			s, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.SettleResult, error) { return r.Settle(ctx, info.ID.String()) })
+			if err != nil {
+				return err
+			}
+			return a.out.one(s, func() *table {
+				return newCard().add("peer", s.Peer).add("paid", s.Paid).add("cheque", "#"+cell(s.Serial)).
+					add("cumulative", s.Cumulative).add("state", s.State).add("balance", s.Balance)
+			})
+		},
+	}
+}
