@@ -26,8 +26,8 @@ type account struct {
 	gate chan struct{}
 	// services are the counts per service that are not on disk yet.
 	services []serviceTotals
-	// usedAt is in seconds of Unix time.
-	usedAt int64
+	// usedAt is when the account was read or last saved.
+	usedAt Instant
 	// serving and consuming count the live holds.
 	serving, consuming uint8
 	waiters            uint8
@@ -60,8 +60,8 @@ type shard struct {
 	// step of a ledger, never over disk, network, signing or a settler.
 	mu       sync.Mutex
 	accounts map[peer.ID]*account
-	// watched are the accounts that time matters for: those with a session, and
-	// those at the disconnect threshold.
+	// watched are the accounts that time matters for: those with a session, at
+	// the disconnect threshold, or blocked.
 	watched map[peer.ID]*account
 	dirty   []*account
 	holds   holdList
@@ -121,11 +121,43 @@ func (b *Book) load(s *shard, p peer.ID) (*shard, *account, error) {
 		}
 		if s.evictions == before {
 			s.accounts[p] = fresh
+			if fresh.timeMatters() {
+				s.watched[p] = fresh
+			}
 			return s, fresh, nil
 		}
 		s.mu.Unlock() // something left meanwhile, perhaps this peer in a newer state
 	}
 	return nil, nil, errBusy
+}
+
+// look calls fn with the account of p, its shard locked, or with what the store
+// has of it, which stays out of memory: a list of all tabs must not bring them
+// all in.
+func (b *Book) look(p peer.ID, fn func(a *account)) error {
+	s := b.shardOf(p)
+	s.mu.Lock()
+	a := s.accounts[p]
+	if a != nil {
+		fn(a)
+	}
+	closed := s.closed
+	s.mu.Unlock()
+	if a != nil {
+		return nil
+	}
+	if closed {
+		return ErrClosed
+	}
+	if err := p.Validate(); err != nil {
+		return err
+	}
+	a, err := b.read(p)
+	if err != nil {
+		return err
+	}
+	fn(a)
+	return nil
 }
 
 // loadTries bounds the reads of load; each is repeated only where an account of
@@ -136,7 +168,7 @@ var errBusy = errors.New("swap: account is busy; try again")
 
 // read takes an account from the store, or makes a new one.
 func (b *Book) read(p peer.ID) (*account, error) {
-	a := &account{peer: p, ledger: NewLedger(&b.policy), usedAt: b.unix()}
+	a := &account{peer: p, ledger: NewLedger(&b.policy), usedAt: b.now()}
 	key := b.keys.of(shelfLedger, p)
 	rec, err := b.store.Get(b.ctx, key)
 	if errors.Is(err, durable.ErrNotFound) {
@@ -161,7 +193,7 @@ func (b *Book) unsealLedger(key string, rec []byte) (Ledger, stamp, error) {
 	if err != nil {
 		return Ledger{}, stamp{}, err
 	}
-	return parseLedger(payload, &b.policy, b.now())
+	return parseLedger(payload, &b.policy, b.now(), b.unix())
 }
 
 // apply steps the ledger of an account whose shard is locked, and keeps the sums
@@ -244,10 +276,15 @@ func (a *account) releaseLocked() {
 	}
 }
 
+// timeMatters reports whether ticks move the account.
+func (a *account) timeMatters() bool {
+	return a.session != nil || a.ledger.refusedAt|a.ledger.blockedUntil != 0
+}
+
 // idle reports whether the account may leave memory: everything of it is on
 // disk and nobody uses it.
 func (a *account) idle() bool {
 	return a.session == nil && !a.saving && !a.listed && !a.issuing && !a.ticking &&
 		a.waiters == 0 && len(a.services) == 0 &&
-		a.serving == 0 && a.consuming == 0 && a.ledger.AtRest() && a.ledger.refusedAt == 0
+		a.serving == 0 && a.consuming == 0 && a.ledger.AtRest() && a.ledger.refusedAt|a.ledger.blockedUntil == 0
 }

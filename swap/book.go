@@ -453,14 +453,15 @@ type snapshot struct {
 }
 
 func (b *Book) snapshot(a *account) snapshot {
-	a.usedAt = b.unix()
+	now := b.now()
+	a.usedAt = now
 	run := b.run.run
 	if a.ledger.flags&flagUnclean != 0 {
 		run = 0
 	}
 	snap := snapshot{
 		peer: a.peer, dirty: a.ledger.dirty, stranger: a.ledger.Stranger(),
-		payload:  appendLedger(make([]byte, 0, ledgerPayload), &a.ledger, b.now(), stamp{run: run, usedAt: a.usedAt}),
+		payload:  appendLedger(make([]byte, 0, ledgerPayload), &a.ledger, now, stamp{run: run, usedAt: b.unix()}),
 		services: a.services,
 	}
 	a.services = nil
@@ -478,7 +479,7 @@ func (s *snapshot) put(b *Book, batch *durable.Batch) {
 	if err != nil {
 		// Counts per service are for the operator's eyes; the money is in the
 		// ledger's own record. Start them afresh rather than stop the node.
-		b.log.Warn("service totals are damaged and start afresh", "peer", s.peer, "err", err)
+		b.log.Warn("service totals cannot be read and start afresh", "peer", s.peer, "err", err)
 		list = nil
 	}
 	key = b.keys.of(shelfServices, s.peer)

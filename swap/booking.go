@@ -45,16 +45,23 @@ func (b *Book) bookLocked(s *shard, a *account, service string, ev *Event) error
 	now := b.now()
 	fx, err := b.apply(s, a, now, ev)
 	if err != nil {
+		if ev.Held > 0 { // the hold is done, so its room comes back all the same
+			back := Event{Kind: EvRelease, Dir: ev.Dir, Held: ev.Held}
+			_, _ = b.apply(s, a, now, &back) // has no error
+		}
 		s.mu.Unlock()
 		return err
 	}
 	a.countService(service, ev.Dir, ev.Units)
 	b.markDirty(s, a) // a commit out of a reservation has no dirty units, and still has to be saved
-	if ev.Held > ev.Units {
-		a.wakeAll() // part of the reservation came back
+	if ev.Dir == Serve {
+		a.wakeAll() // what the peer owes us adds to what we may consume
 	}
 	mustFlush := a.ledger.MustFlush()
 	full := ev.Held == 0 && b.fullLocked(a, now, ev.Dir)
+	if full && ev.Dir == Serve {
+		b.denied(s, a, now) // a service that counts afterwards refuses by this error
+	}
 	p := a.peer
 	s.mu.Unlock()
 
@@ -118,31 +125,25 @@ func (b *Book) Headroom(p peer.ID, dir Direction) (tally.Amount, error) {
 		return 0, err
 	}
 	defer s.mu.Unlock()
-	if dir == Serve {
-		return b.headroomServe(a, b.now()), nil
+	if dir != Serve {
+		return a.ledger.HeadroomConsume(), nil
 	}
-	return a.ledger.HeadroomConsume(), nil
+	now := b.now()
+	room := b.headroomServe(a, now)
+	if room == 0 {
+		b.denied(s, a, now) // nobody asks for headroom that is not there
+	}
+	return room, nil
 }
 
 // countService adds to the counts per service that wait for the next save.
 func (a *account) countService(name string, dir Direction, units tally.Amount) {
-	at := -1
-	for i := range a.services {
-		if a.services[i].name == name {
-			at = i
-			break
-		}
-	}
-	if at < 0 {
-		if len(a.services) >= maxServices {
-			name = ""
-		}
-		a.services = append(a.services, serviceTotals{name: name})
-		at = len(a.services) - 1
+	if len(name) > maxNameLen {
+		name = name[:maxNameLen]
 	}
 	if dir == Serve {
-		a.services[at].served = a.services[at].served.SaturatingAdd(units)
+		a.services = addService(a.services, name, units, 0)
 	} else {
-		a.services[at].consumed = a.services[at].consumed.SaturatingAdd(units)
+		a.services = addService(a.services, name, 0, units)
 	}
 }

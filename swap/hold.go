@@ -168,7 +168,7 @@ func (b *Book) finishReserve(ctx context.Context, p peer.ID, h Hold, mustSave bo
 		stop := context.AfterFunc(ctx, func() { b.expireHold(h) })
 		s := b.shardOf(p)
 		s.mu.Lock()
-		if h.state.gen == h.gen {
+		if h.state.gen == h.gen && h.state.live {
 			h.state.stop = stop
 		}
 		s.mu.Unlock()
@@ -186,9 +186,9 @@ func (b *Book) waitReserve(ctx context.Context, p peer.ID, service string, units
 		}
 		// The room may have come between the refusal and the wait.
 		h, mustSave, refused := b.tryReserve(p, service, Consume, units)
-		if refused == nil || !waitable(refused) {
+		if refused == nil || !waitable(refused) || b.live.Load() >= maxHolds {
 			b.unwait(p)
-			return h, mustSave, refused
+			return h, mustSave, refused // holds of others wake nobody here
 		}
 		if errors.Is(refused, ErrOverThreshold) {
 			b.settleSoon(p)
@@ -345,6 +345,7 @@ func (h Hold) Commit(units tally.Amount) error {
 		s.mu.Unlock()
 		return b.book(p, service, &ev)
 	}
+	a.wakeAll() // a place is free, and perhaps a part of the room
 	return b.bookLocked(s, a, service, &ev)
 }
 

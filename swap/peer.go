@@ -149,7 +149,7 @@ func (b *Book) EndSession(p peer.ID) {
 	_, _ = b.apply(s, a, b.now(), &ev) // has no error
 	b.expirePeer(s, p)
 	a.session = nil
-	if a.ledger.refusedAt == 0 {
+	if !a.timeMatters() {
 		delete(s.watched, p)
 	}
 	if !a.stored && a.idle() && a.ledger.Empty() {

@@ -111,13 +111,15 @@ type Row struct {
 
 // Row returns the tab with one peer.
 func (b *Book) Row(p peer.ID) (Row, error) {
-	s, a, err := b.lock(p)
+	var r Row
+	var unsaved []serviceTotals
+	err := b.look(p, func(a *account) {
+		r = b.rowLocked(a)
+		unsaved = append([]serviceTotals(nil), a.services...)
+	})
 	if err != nil {
 		return Row{}, err
 	}
-	r := b.rowLocked(a)
-	unsaved := append([]serviceTotals(nil), a.services...)
-	s.mu.Unlock()
 	stored, err := b.readServices(p)
 	if err != nil {
 		return Row{}, err
@@ -279,10 +281,7 @@ func (b *Book) Evidence(ctx context.Context, p peer.ID) ([]Cheque, error) {
 
 // Known reports whether there is an account with p: a record, or a session.
 func (b *Book) Known(p peer.ID) (bool, error) {
-	s, a, err := b.lock(p)
-	if err != nil {
-		return false, err
-	}
-	defer s.mu.Unlock()
-	return a.stored || a.session != nil || !a.ledger.Empty(), nil
+	known := false
+	err := b.look(p, func(a *account) { known = a.stored || a.session != nil || !a.ledger.Empty() })
+	return known, err
 }

@@ -98,7 +98,9 @@ var errRecord = errors.New("swap: damaged ledger record")
 
 // parseLedger decodes a record and checks the invariants of what it finds: the
 // same facts that held when it was written.
-func parseLedger(payload []byte, policy *Policy, now Instant) (Ledger, stamp, error) {
+// unix is the wall clock: a block went on while the record lay on disk. Where the
+// clock was set back, it counts as if no time had passed.
+func parseLedger(payload []byte, policy *Policy, now Instant, unix int64) (Ledger, stamp, error) {
 	if len(payload) != ledgerPayload {
 		return Ledger{}, stamp{}, fmt.Errorf("%w: %d bytes, want %d", errRecord, len(payload), ledgerPayload)
 	}
@@ -121,14 +123,16 @@ func parseLedger(payload []byte, policy *Policy, now Instant) (Ledger, stamp, er
 		settle: settleState(tail[0] & 0xf), peerMode: Mode(tail[0] >> 4),
 		flags: ledgerFlags(tail[1]),
 	}
-	if left := int64(n[17]); left > 0 {
-		l.blockedUntil = now.Add(min(time.Duration(left), maxBlock))
+	st := stamp{run: n[18], usedAt: int64(n[19])}
+	left := time.Duration(min(n[17], uint64(maxBlock)))
+	if lain := max(0, unix-st.usedAt); lain < int64(left/time.Second) {
+		l.blockedUntil = now.Add(left - time.Duration(lain)*time.Second)
 	}
 	l.peerPayment = min(l.peerPayment, policy.MaxPeerThreshold) // the bounds may have changed since
 	if err := l.Check(); err != nil {
 		return Ledger{}, stamp{}, fmt.Errorf("%w: %w", errRecord, err)
 	}
-	return l, stamp{run: n[18], usedAt: int64(n[19])}, nil
+	return l, st, nil
 }
 
 // runRecord counts the runs of a book, so that a record tells whether the last
@@ -205,7 +209,7 @@ func (r *fieldReader) end() error {
 	return r.err
 }
 
-// EncodeCheque returns the stored form of a cheque.
+// encodeCheque returns the stored form of a cheque.
 func encodeCheque(c *Cheque) []byte {
 	var b []byte
 	for _, n := range [...]uint64{
@@ -290,16 +294,26 @@ func decodeServices(payload []byte) ([]serviceTotals, error) {
 
 // addServices merges deltas into stored totals.
 func addServices(list, deltas []serviceTotals) []serviceTotals {
-next:
 	for _, d := range deltas {
-		for i := range list {
-			if list[i].name == d.name {
-				list[i].served = list[i].served.SaturatingAdd(d.served)
-				list[i].consumed = list[i].consumed.SaturatingAdd(d.consumed)
-				continue next
-			}
-		}
-		list = append(list, d)
+		list = addService(list, d.name, d.served, d.consumed)
 	}
 	return list
+}
+
+// addService counts for one service, or for the nameless rest where maxServices
+// are counted apart already.
+func addService(list []serviceTotals, name string, served, consumed tally.Amount) []serviceTotals {
+	for {
+		for i := range list {
+			if list[i].name == name {
+				list[i].served = list[i].served.SaturatingAdd(served)
+				list[i].consumed = list[i].consumed.SaturatingAdd(consumed)
+				return list
+			}
+		}
+		if len(list) < maxServices || name == "" {
+			return append(list, serviceTotals{name: name, served: served, consumed: consumed})
+		}
+		name = ""
+	}
 }

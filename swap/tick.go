@@ -2,6 +2,7 @@ package swap
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -72,6 +73,7 @@ func (b *Book) tickShard(s *shard, now Instant) []dueEffects {
 		if a.ticking {
 			continue
 		}
+		blocked := a.ledger.blockedUntil
 		ev := Event{Kind: EvTick}
 		fx, err := b.apply(s, a, now, &ev)
 		if err != nil {
@@ -82,7 +84,10 @@ func (b *Book) tickShard(s *shard, now Instant) []dueEffects {
 			a.ticking = true
 			due = append(due, dueEffects{account: a, fx: fx})
 		}
-		if a.session == nil && a.ledger.refusedAt == 0 {
+		if blocked != 0 && a.ledger.blockedUntil == 0 {
+			b.markDirty(s, a) // or the block would begin again when the record is read
+		}
+		if !a.timeMatters() {
 			delete(s.watched, p)
 		}
 	}
@@ -110,11 +115,13 @@ func (b *Book) tickEffects(s *shard, d dueEffects) {
 
 // evict lets idle accounts leave memory; their records are on disk.
 func (b *Book) evict(s *shard) {
-	old := b.unix() - int64(evictAfter/time.Second)
+	now := b.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for p, a := range s.accounts {
-		if a.usedAt < old && a.idle() {
+		// Somebody who only asked, and left nothing on its tab, goes at once.
+		nothing := !a.stored && a.ledger.Empty()
+		if (nothing || now.Sub(a.usedAt) >= evictAfter) && a.idle() {
 			delete(s.accounts, p)
 			delete(s.watched, p)
 			s.evictions++
@@ -156,6 +163,21 @@ func (b *Book) forgetOld(ctx context.Context) error {
 	return nil
 }
 
+// unused reads again whether a record is old: the peer may have come since it
+// was found.
+func (b *Book) unused(p peer.ID, old int64) (bool, error) {
+	key := b.keys.of(shelfLedger, p)
+	rec, err := b.store.Get(b.ctx, key)
+	if errors.Is(err, durable.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	_, st, err := b.unsealLedger(key, rec)
+	return err == nil && st.usedAt < old, err
+}
+
 // forget drops one record under the account's right to save, so that nothing
 // else writes or reads an older state meanwhile.
 func (b *Book) forget(ctx context.Context, p peer.ID, old int64) error {
@@ -163,16 +185,19 @@ func (b *Book) forget(ctx context.Context, p peer.ID, old int64) error {
 	if err != nil {
 		return err
 	}
+	s.mu.Unlock()
+	unused, err := b.unused(p, old)
+
+	s.mu.Lock()
 	a.saving = false
-	inUse := !a.idle() || !a.ledger.Stranger() || a.usedAt >= old && a.session != nil
+	unused = unused && a.idle() && a.ledger.Stranger()
 	a.saving = true
-	if inUse {
+	if !unused {
 		a.releaseLocked()
 		s.mu.Unlock()
-		return nil
+		return err
 	}
-	kept := a.ledger
-	b.pool.move(kept.Exposure(), 0, true, true)
+	b.pool.move(a.ledger.Exposure(), 0, true, true)
 	a.ledger = NewLedger(&b.policy)
 	s.mu.Unlock()
 
