@@ -1,0 +1,136 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"slices"
+	"time"
+)
+
+// roundsOf is how often a series is measured. Five medians away two bad rounds.
+const (
+	roundsOf      = 5
+	roundsOfQuick = 1
+)
+
+// probe measures for about d and returns one number.
+type probe func(ctx context.Context, d time.Duration) (float64, error)
+
+// rounds measures the probes in turn, every second round in reverse order, and
+// returns the median of each.
+func rounds(ctx context.Context, o *Options, probes ...probe) ([]float64, error) {
+	n := scale(o, roundsOf, roundsOfQuick)
+	series := make([][]float64, len(probes))
+	for round := range n {
+		for i := range probes {
+			if round%2 == 1 {
+				i = len(probes) - 1 - i
+			}
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			v, err := probes[i](ctx, o.Duration/time.Duration(n))
+			if err != nil {
+				return nil, err
+			}
+			series[i] = append(series[i], v)
+		}
+	}
+	medians := make([]float64, len(probes))
+	for i := range series {
+		medians[i] = median(series[i])
+	}
+	return medians, nil
+}
+
+func median(list []float64) float64 {
+	if len(list) == 0 {
+		return 0
+	}
+	s := slices.Sorted(slices.Values(list))
+	if len(s)%2 == 1 {
+		return s[len(s)/2]
+	}
+	return (s[len(s)/2-1] + s[len(s)/2]) / 2
+}
+
+// percentiles returns the 50th and the 99th in milliseconds. It sorts list.
+func percentiles(list []time.Duration) (p50, p99 float64) {
+	if len(list) == 0 {
+		return 0, 0
+	}
+	slices.Sort(list)
+	at := func(percent int) float64 {
+		return float64(list[min(len(list)-1, len(list)*percent/100)]) / float64(time.Millisecond)
+	}
+	return at(50), at(99)
+}
+
+// rate is a figure where more is better.
+func rate(name, unit string, figure, limit float64, limitName string, goal float64) Figure {
+	return Figure{
+		Name: name, Figure: figure, Unit: unit, Limit: limit, LimitName: limitName, Ratio: figure / limit,
+		Goal: goal, GoalMet: goal > 0 && figure >= goal, Note: "ratio is figure/limit",
+	}
+}
+
+// cost is a figure where less is better: a time or a size.
+func cost(name, unit string, figure, limit float64, limitName string, goal float64) Figure {
+	return Figure{
+		Name: name, Figure: figure, Unit: unit, Limit: limit, LimitName: limitName, Ratio: limit / figure,
+		Goal: goal, GoalMet: goal > 0 && figure <= goal, Note: "ratio is limit/figure",
+	}
+}
+
+// wantRatio adds a goal for the ratio.
+func (f Figure) wantRatio(ratio float64) Figure {
+	met := f.Goal == 0 || f.GoalMet
+	f.GoalRatio, f.GoalMet = ratio, met && f.Ratio >= ratio
+	return f
+}
+
+// note adds a sentence to the note.
+func (f Figure) note(format string, args ...any) Figure {
+	f.Note += "; " + fmt.Sprintf(format, args...)
+	return f
+}
+
+// with adds a parameter.
+func (f Figure) with(key string, value any) Figure {
+	params := map[string]any{key: value}
+	for k, v := range f.Params {
+		params[k] = v
+	}
+	f.Params = params
+	return f
+}
+
+// stepsFor calls step for about d, block times between two looks at the clock,
+// and returns the nanoseconds of one call.
+func stepsFor(d time.Duration, block int, step func(n int)) float64 {
+	begin := time.Now()
+	for n := 1; ; n++ {
+		step(block)
+		if took := time.Since(begin); took >= d {
+			return float64(took.Nanoseconds()) / float64(n*block)
+		}
+	}
+}
+
+// heapNow is the live heap and the stacks, after garbage was collected.
+func heapNow() (heap, stacks uint64) {
+	var m runtime.MemStats
+	for range 2 { // the second finds what finalizers of the first let go
+		runtime.GC()
+	}
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc, m.StackInuse
+}
+
+// mallocs is the number of heap objects ever allocated.
+func mallocs() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.Mallocs
+}

@@ -1,0 +1,142 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/tallystick/tally/internal/durable"
+	"github.com/tallystick/tally/internal/durable/durabletest"
+	"github.com/tallystick/tally/swap"
+)
+
+// benchMem measures what accounts and sessions hold.
+func benchMem(ctx context.Context, o *Options) ([]Figure, error) {
+	accounts, err := memAccounts(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	peers, err := memPeers(ctx, o)
+	return append(accounts, peers...), err
+}
+
+// memRecord stands for the hot record in the limit.
+type memRecord struct {
+	_ [unsafe.Sizeof(swap.Ledger{})]byte
+}
+
+func memAccounts(ctx context.Context, o *Options) (_ []Figure, err error) {
+	n := scale(o, 1_000_000, 10_000)
+	o.say("mem: %d idle accounts", n)
+	bare := memOf(func() any {
+		m := make(map[peer.ID]*memRecord)
+		for _, p := range newPeers(n, 1) {
+			m[p] = &memRecord{}
+		}
+		return m
+	}) / float64(n)
+
+	var commits atomic.Int64
+	store := durabletest.NewMem(durable.WithCommitHook(func(func() error) error { commits.Add(1); return nil }))
+	var book *swap.Book
+	heap := memOf(func() any {
+		if book, err = loadedBook(ctx, store, newPeers(n, 1)); err == nil {
+			// Idle is what is saved: wait until the write-behind has nothing more.
+			for last := int64(-1); last != commits.Load(); {
+				last = commits.Load()
+				time.Sleep(300 * time.Millisecond) // three times the period of the write-behind
+			}
+		}
+		return book
+	}) / float64(n)
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	hot := float64(unsafe.Sizeof(swap.Ledger{}))
+	const limit = "a map from peer id to a record of the size of the ledger, keys included"
+	return []Figure{
+		cost("mem/record", "B", hot, hot, "itself: the fields of the ledger", 256).note("size of the pure ledger of one peer"),
+		cost("mem/account", "B", heap, bare, limit, 256).note("heap of an idle account with peer id, map and key").with("accounts", n),
+	}, errors.Join(book.Close(), store.Close())
+}
+
+// memOf is the heap that what build returns holds.
+func memOf(build func() any) float64 {
+	before, _ := heapNow()
+	v := build()
+	after, _ := heapNow()
+	runtime.KeepAlive(v)
+	return float64(after) - float64(before)
+}
+
+// memPeers measures connections without and then with swap sessions on the same
+// hosts. Both ends are in this process, so what is added is halved.
+func memPeers(ctx context.Context, o *Options) (_ []Figure, err error) {
+	n := scale(o, 256, 4)
+	o.say("mem: %d connected peers", n)
+	hub, err := newParty(ctx, partyConfig{transport: overTCP, policy: wide(), store: noDisk()})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, hub.close()) }()
+	clients, err := crowd(ctx, n, partyConfig{transport: overTCP, policy: wide()}, func(int) *durable.Store { return noDisk() })
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, disperse(clients)) }()
+	for _, c := range clients {
+		if err := c.swap.Start(); err != nil {
+			return nil, err
+		}
+	}
+	heap0, stacks0, err := settledHeap(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := each(n, 8, func(i int) error { return clients[i].dial(ctx, hub) }); err != nil {
+		return nil, err
+	}
+	heap1, stacks1, err := settledHeap(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := hub.swap.Start(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, sessionWithin)
+	defer cancel()
+	for _, c := range clients {
+		if err := errors.Join(c.book.WaitSession(ctx, hub.id()), hub.book.WaitSession(ctx, c.id())); err != nil {
+			return nil, fmt.Errorf("session: %w", err)
+		}
+	}
+	heap2, stacks2, err := settledHeap(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ends := float64(2 * n)
+	own := (float64(heap1+stacks1) - float64(heap0+stacks0)) / ends
+	added := (float64(heap2+stacks2) - float64(heap1+stacks1)) / ends
+	return []Figure{
+		cost("mem/peer", "B", added, own, "what libp2p holds for the connection alone", 8<<10).
+			note("heap and stacks of an idle session, its stream included, over the connection; half of what both ends hold").
+			with("peers", n).with("heap", (float64(heap2)-float64(heap1))/ends).with("stacks", (float64(stacks2)-float64(stacks1))/ends),
+	}, nil
+}
+
+// settledHeap waits until identify, handshakes and the write-behind are over.
+func settledHeap(ctx context.Context) (heap, stacks uint64, err error) {
+	select {
+	case <-time.After(700 * time.Millisecond):
+	case <-ctx.Done():
+		return 0, 0, ctx.Err()
+	}
+	heap, stacks = heapNow()
+	return heap, stacks, nil
+}
