@@ -32,8 +32,10 @@ const (
 // the HTTP listener. It answers the RPC; serving the RPC is the caller's.
 type Daemon struct {
 	*API
-	host host.Host
-	http *http.Server // nil where it is off
+	host    host.Host
+	http    *http.Server // nil where it is off
+	failed  chan error   // capacity 1
+	closing chan struct{}
 }
 
 var _ rpc.Peer = (*Daemon)(nil)
@@ -68,7 +70,7 @@ func Start(_ context.Context, r *repo.Repo, log *slog.Logger) (_ *Daemon, err er
 		return nil, err
 	}
 	undo = append(undo, h.Close)
-	d := &Daemon{host: h, API: &API{gater: gater, events: rpc.NewEventLog(time.Now()), started: time.Now()}}
+	d := &Daemon{host: h, failed: make(chan error, 1), closing: make(chan struct{}), API: &API{gater: gater, events: rpc.NewEventLog(time.Now()), started: time.Now()}}
 	nodeCfg.Logger, nodeCfg.Notify = log, d.notify
 	if d.node, err = newNode(h, store, nodeCfg); err != nil {
 		return nil, err
@@ -80,6 +82,7 @@ func Start(_ context.Context, r *repo.Repo, log *slog.Logger) (_ *Daemon, err er
 			return nil, err
 		}
 	}
+	go d.watchStore() // ends with Close
 	return d, nil
 }
 
@@ -122,11 +125,26 @@ func (d *Daemon) Node() *Node { return d.node }
 // Addrs returns the listen addresses, each with /p2p/<peer id>.
 func (d *Daemon) Addrs() []string { return d.node.Addrs() }
 
-// Close stops the peer: no new work, books saved, connections closed.
-func (d *Daemon) Close() error {
+// Failed returns a channel that gives the cause once the disk failed and
+// nothing is served any more.
+func (d *Daemon) Failed() <-chan error { return d.failed }
+
+// watchStore passes a failure of the store on; it ends with it, or with Close.
+func (d *Daemon) watchStore() {
+	select {
+	case <-d.node.store.Broken():
+		d.failed <- d.node.store.Failed()
+	case <-d.closing:
+	}
+}
+
+// Close stops the peer: no new work, books saved, connections closed. ctx bounds
+// the farewell to whoever is asking over HTTP, never the saving. Call it once.
+func (d *Daemon) Close(ctx context.Context) error {
+	close(d.closing)
 	var errs []error
 	if d.http != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), httpStopWithin)
+		ctx, cancel := context.WithTimeout(ctx, httpStopWithin)
 		defer cancel()
 		errs = append(errs, d.http.Shutdown(ctx))
 	}

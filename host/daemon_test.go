@@ -35,7 +35,7 @@ func startDaemon(t *testing.T, dir string, change func(*repo.Config)) (*Daemon, 
 		t.Fatal(errors.Join(err, r.Close()))
 	}
 	return d, func() {
-		if err := errors.Join(d.Close(), r.Close()); err != nil {
+		if err := errors.Join(d.Close(context.Background()), r.Close()); err != nil {
 			t.Error(err)
 		}
 	}

@@ -2,10 +2,14 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/tallystick/tally/host/rpc"
+	"github.com/tallystick/tally/internal/durable"
+	"github.com/tallystick/tally/protocols/storenet"
 	"github.com/tallystick/tally/swap"
 )
 
@@ -106,4 +110,23 @@ func (a *API) exposureCheck(policy swap.Policy) rpc.Check {
 		c.Next = "new peers are soon refused: raise strangers_exposure, or let them prepay"
 	}
 	return c
+}
+
+// CheckStore reads through the books and messages in dir, which no process may
+// use, and reports the first damage with its place.
+func CheckStore(ctx context.Context, dir string) (err error) {
+	store, err := durable.Open(dir, durable.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	if err := swap.CheckStore(ctx, store); err != nil {
+		return err
+	}
+	messages, err := storenet.OpenStore(ctx, store)
+	if err != nil {
+		return err
+	}
+	_, err = messages.Count(ctx)
+	return err
 }

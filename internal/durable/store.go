@@ -366,6 +366,9 @@ func (s *Store) fail(cause error) {
 	}
 }
 
+// Broken returns a channel that is closed when the store fails.
+func (s *Store) Broken() <-chan struct{} { return s.failed }
+
 // Failed returns nil while the store works, and for ever after a failed commit
 // or sync the error that every Commit returns.
 func (s *Store) Failed() error {
