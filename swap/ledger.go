@@ -268,7 +268,7 @@ func (l *Ledger) HeadroomServe(now Instant) tally.Amount {
 	if l.blocked(now) {
 		return 0
 	}
-	room := headroom(l.serveLimit(), l.Balance(), l.shadow)
+	room := headroom(l.serveLimit(), l.claim(), l.shadow)
 	return min(room, l.policy.MaxExposure.SaturatingSub(l.Exposure()))
 }
 
@@ -282,6 +282,11 @@ func (l *Ledger) HeadroomConsume() tally.Amount {
 	}
 	return (l.consumeLimit() + l.credit()).SaturatingSub(l.owed.Debt() + l.reserved)
 }
+
+// claim is what the peer has to pay for before it is served more. Money that we
+// paid ahead is not in it: the peer never settles that back, so that counting it
+// would refuse a peer for good whose own debt is too small to pay.
+func (l *Ledger) claim() tally.Balance { return l.owed - tally.Balance(l.prepaidByPeer) }
 
 // headroom is limit - balance - inFlight, at least zero.
 func headroom(limit tally.Amount, balance tally.Balance, inFlight tally.Amount) tally.Amount {
@@ -323,9 +328,9 @@ func (l *Ledger) reserveServe(now Instant, n tally.Amount) error {
 		switch {
 		case l.blocked(now):
 			return ErrBlocked
-		case n > l.policy.DisconnectThreshold+l.Balance().Debt():
+		case n > l.policy.DisconnectThreshold+l.claim().Debt():
 			return ErrTooLarge
-		case n > headroom(limit, l.Balance(), l.shadow):
+		case n > headroom(limit, l.claim(), l.shadow):
 			if limit == 0 {
 				return ErrSkew
 			}

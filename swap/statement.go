@@ -85,7 +85,7 @@ func (l *Ledger) closeServed(t *Totals) {
 		// What the peer admits costs us nothing, up to what we would have served
 		// it anyway. Beyond that it would fill the exposure that all peers
 		// share, at no cost to itself.
-		if more > headroom(l.policy.DisconnectThreshold, l.Balance(), 0) {
+		if more > headroom(l.policy.DisconnectThreshold, l.claim(), 0) {
 			more = min(more, l.prepaidByPeer) // paid units cost nobody anything
 		}
 		l.raiseServed(more)
