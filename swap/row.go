@@ -191,7 +191,10 @@ func (b *Book) rowLocked(a *account) Row {
 		r.LastChequeSent = &ChequeMark{Serial: l.sentSerial, Cumulative: l.issued, State: l.sentState()}
 	}
 	if l.receivedSerial > 0 || l.accepted > 0 {
-		r.LastChequeReceived = &ChequeMark{Serial: l.receivedSerial, Cumulative: l.accepted, State: ChequeCredited}
+		r.LastChequeReceived = &ChequeMark{Serial: l.receivedSerial, Cumulative: l.accepted, State: ChequeAcked}
+		if l.receivedSerial == 0 {
+			r.LastChequeReceived.State = ChequeCredited // of the seed's protocol, which has no acks
+		}
 	}
 	if a.session != nil {
 		r.Connected, r.Native = true, a.session.native
