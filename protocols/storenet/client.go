@@ -187,23 +187,28 @@ type walker struct {
 func (w *walker) run(ctx context.Context, fn func(Hash, *Message) error) error {
 	wait := w.client.cfg.MinWait
 	empty := 0
+	var refused *RefusedError // why the last request brought nothing
 	for {
 		ask := w.size
 		if w.query.Limit > 0 {
 			ask = min(ask, w.query.Limit-w.result.Messages)
 		}
 		page, err := w.page(ctx, ask)
-		if refused, ok := errors.AsType[*RefusedError](err); ok && refused.again() && w.client.cfg.Meter != nil {
+		if said, ok := errors.AsType[*RefusedError](err); ok && said.again() && w.client.cfg.Meter != nil {
+			refused = said
 			if err := sleep(ctx, wait); err != nil {
 				return fmt.Errorf("%w: %w", refused, err)
 			}
 			wait = min(2*wait, w.client.cfg.MaxWait)
 			continue
 		}
+		if err != nil && refused != nil && ctx.Err() != nil {
+			return fmt.Errorf("%w: %w", refused, err) // ctx ended one more try: the refusal is why
+		}
 		if err != nil {
 			return err
 		}
-		wait = w.client.cfg.MinWait
+		refused, wait = nil, w.client.cfg.MinWait
 		w.next = page.next
 		if err := w.hand(page, fn); err != nil {
 			return err

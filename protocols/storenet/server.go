@@ -138,7 +138,7 @@ func (s *Server) handle(st network.Stream, serve func(context.Context, *exchange
 		_ = st.Reset()
 		return
 	}
-	defer s.leave(x.peer)
+	defer s.ended.Done()
 	x.busy = !entered
 
 	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.Limits.RequestTimeout)
@@ -153,6 +153,7 @@ func (s *Server) handle(st network.Stream, serve func(context.Context, *exchange
 	} else if err := st.Close(); err != nil {
 		_ = st.Reset()
 	}
+	s.leave(x.peer) // before the report: who reads it may count on the slot
 	x.out.Duration = time.Since(start)
 	s.report(x.out)
 }
@@ -204,7 +205,6 @@ func (s *Server) leave(p peer.ID) {
 	if s.byPeer[p]--; s.byPeer[p] == 0 {
 		delete(s.byPeer, p)
 	}
-	s.ended.Done()
 }
 
 func (s *Server) report(o Outcome) {
