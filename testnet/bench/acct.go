@@ -189,7 +189,7 @@ func acctOf(ctx context.Context, o *Options, name string, n int, goal float64) (
 	}
 	live := func(step func(int)) probe {
 		return func(_ context.Context, d time.Duration) (float64, error) {
-			return stepsFor(d, block, step), failed
+			return meanFor(d, block, step), failed
 		}
 	}
 	m, err := rounds(ctx, o,

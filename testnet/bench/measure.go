@@ -107,8 +107,25 @@ func (f Figure) with(key string, value any) Figure {
 }
 
 // stepsFor calls step for about d, block times between two looks at the clock,
-// and returns the nanoseconds of one call.
+// and returns the nanoseconds of one call in the median block. A block is far
+// shorter than what a scheduler takes the core away for, so that neighbours
+// spoil few blocks; what spoils more than half of them counts.
 func stepsFor(d time.Duration, block int, step func(n int)) float64 {
+	blocks := make([]float64, 0, 1<<16)
+	begin := time.Now()
+	for at := begin; ; {
+		step(block)
+		now := time.Now()
+		blocks = append(blocks, float64(now.Sub(at)))
+		if now.Sub(begin) >= d {
+			return median(blocks) / float64(block)
+		}
+		at = now
+	}
+}
+
+// meanFor is stepsFor with the mean of all blocks, for work that may stall.
+func meanFor(d time.Duration, block int, step func(n int)) float64 {
 	begin := time.Now()
 	for n := 1; ; n++ {
 		step(block)
