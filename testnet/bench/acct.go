@@ -219,7 +219,7 @@ func acctOf(ctx context.Context, o *Options, name string, n int, goal float64) (
 		return nil, err
 	}
 	const limit = "bare map of fixed-width keys to 256-byte entries, same peers in the same order"
-	step := cost("acct/debit/"+name, "ns", m[0], m[3], limit, goal).with("slice_ns", m[4])
+	step := cost("acct/debit/"+name, "ns", m[0], m[3], limit, goal).with("slice_ns", median(m[4]))
 	step.Allocs = allocs[0]
 	step.GoalMet = step.GoalMet && allocs[0] < 0.01
 	two := cost("acct/reserve-commit/"+name, "ns", m[1], m[3], limit, 2*goal).note("two steps of the ledger, so twice the goal of one")

@@ -21,6 +21,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -115,6 +117,9 @@ func Run(ctx context.Context, name string, o Options) (figures []Figure, err err
 		if err != nil {
 			return nil, fmt.Errorf("bench %s: %w", name, err)
 		}
+		for i := range figures {
+			figures[i].Params["load_1m"] = load()
+		}
 		return figures, nil
 	}
 	return nil, fmt.Errorf("%w: %q; there are %v", ErrUnknown, name, Names())
@@ -153,4 +158,20 @@ func scale[T any](o *Options, full, quick T) T {
 		return quick
 	}
 	return full
+}
+
+// load is how many processes wanted a core in the last minute, on average; 0
+// where the system does not tell. Above the number of cores others had a part of
+// them, and only ratios mean something.
+func load() float64 {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return 0
+	}
+	first, _, _ := strings.Cut(string(text), " ")
+	v, err := strconv.ParseFloat(first, 64)
+	if err != nil {
+		return 0
+	}
+	return v
 }

@@ -3,25 +3,28 @@ package bench
 import (
 	"context"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"time"
 )
 
-// roundsOf is how often a series is measured. Five medians away two bad rounds.
+// roundsOf is how often a series is measured. Nine medians away four bad rounds.
 const (
-	roundsOf      = 5
+	roundsOf      = 9
 	roundsOfQuick = 1
 )
 
 // probe measures for about d and returns one number.
 type probe func(ctx context.Context, d time.Duration) (float64, error)
 
-// rounds measures the probes in turn, every second round in reverse order, and
-// returns the median of each.
-func rounds(ctx context.Context, o *Options, probes ...probe) ([]float64, error) {
+// series is what the rounds of one probe gave.
+type series []float64
+
+// rounds measures the probes in turn, every second round in reverse order.
+func rounds(ctx context.Context, o *Options, probes ...probe) ([]series, error) {
 	n := scale(o, roundsOf, roundsOfQuick)
-	series := make([][]float64, len(probes))
+	all := make([]series, len(probes))
 	for round := range n {
 		for i := range probes {
 			if round%2 == 1 {
@@ -34,14 +37,10 @@ func rounds(ctx context.Context, o *Options, probes ...probe) ([]float64, error)
 			if err != nil {
 				return nil, err
 			}
-			series[i] = append(series[i], v)
+			all[i] = append(all[i], v)
 		}
 	}
-	medians := make([]float64, len(probes))
-	for i := range series {
-		medians[i] = median(series[i])
-	}
-	return medians, nil
+	return all, nil
 }
 
 func median(list []float64) float64 {
@@ -68,19 +67,25 @@ func percentiles(list []time.Duration) (p50, p99 float64) {
 }
 
 // rate is a figure where more is better.
-func rate(name, unit string, figure, limit float64, limitName string, goal float64) Figure {
-	return Figure{
-		Name: name, Figure: figure, Unit: unit, Limit: limit, LimitName: limitName, Ratio: figure / limit,
-		Goal: goal, GoalMet: goal > 0 && figure >= goal, Note: "ratio is figure/limit",
+func rate(name, unit string, figure, limit series, limitName string, goal float64) Figure {
+	f := Figure{
+		Name: name, Figure: median(figure), Unit: unit, Limit: median(limit), LimitName: limitName, Goal: goal,
+		Note:   "ratio is figure/limit",
+		Params: map[string]any{"best_round": slices.Max(figure), "limit_best_round": slices.Max(limit)},
 	}
+	f.Ratio, f.GoalMet = f.Figure/f.Limit, goal > 0 && f.Figure >= goal
+	return f
 }
 
 // cost is a figure where less is better: a time or a size.
-func cost(name, unit string, figure, limit float64, limitName string, goal float64) Figure {
-	return Figure{
-		Name: name, Figure: figure, Unit: unit, Limit: limit, LimitName: limitName, Ratio: limit / figure,
-		Goal: goal, GoalMet: goal > 0 && figure <= goal, Note: "ratio is limit/figure",
+func cost(name, unit string, figure, limit series, limitName string, goal float64) Figure {
+	f := Figure{
+		Name: name, Figure: median(figure), Unit: unit, Limit: median(limit), LimitName: limitName, Goal: goal,
+		Note:   "ratio is limit/figure",
+		Params: map[string]any{"best_round": slices.Min(figure), "limit_best_round": slices.Min(limit)},
 	}
+	f.Ratio, f.GoalMet = f.Limit/f.Figure, goal > 0 && f.Figure <= goal
+	return f
 }
 
 // wantRatio adds a goal for the ratio.
@@ -98,10 +103,8 @@ func (f Figure) note(format string, args ...any) Figure {
 
 // with adds a parameter.
 func (f Figure) with(key string, value any) Figure {
-	params := map[string]any{key: value}
-	for k, v := range f.Params {
-		params[k] = v
-	}
+	params := maps.Clone(f.Params)
+	params[key] = value
 	f.Params = params
 	return f
 }

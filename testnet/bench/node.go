@@ -132,7 +132,7 @@ func nodeOver(ctx context.Context, o *Options, over transport, goal float64) (fi
 	if err != nil {
 		return nil, err
 	}
-	drop := 100 * (1 - m[2]/m[0])
+	drop := 100 * (1 - median(m[2])/median(m[0]))
 	for i, n := range []int{few, many} {
 		f := rate(fmt.Sprintf("node/%s/%d", over, n), "requests/s", m[2*i], m[2*i+1], "the same echo, nobody counts", goal).
 			with("peers", n).with("connected", many).

@@ -222,7 +222,7 @@ type flowKind struct {
 	perWrite int
 }
 
-func pairOf(ctx context.Context, o *Options, policy swap.Policy, kinds []flowKind) (medians []float64, cheques uint64, err error) {
+func pairOf(ctx context.Context, o *Options, policy swap.Policy, kinds []flowKind) (all []series, cheques uint64, err error) {
 	dir, remove, err := o.folder()
 	if err != nil {
 		return nil, 0, err
@@ -247,6 +247,6 @@ func pairOf(ctx context.Context, o *Options, policy swap.Policy, kinds []flowKin
 		}
 		probes[i] = f.run
 	}
-	medians, err = rounds(ctx, o, probes...)
-	return medians, a.book.Stats().ChequesAcked, err
+	all, err = rounds(ctx, o, probes...)
+	return all, a.book.Stats().ChequesAcked, err
 }
