@@ -65,6 +65,11 @@ as for ` + "`tally store import`" + `.`,
 			if result.Books == nil {
 				result.Books = []DemoBook{}
 			}
+			for i := range result.Books {
+				if row := &result.Books[i].Row; row.Services == nil {
+					row.Services = []rpc.ServiceCount{}
+				}
+			}
 			if err := a.printDemo(result); err != nil {
 				return err
 			}

@@ -23,7 +23,8 @@ type Deps struct {
 	// Version is what `tally version` prints.
 	Version string
 	// StartNode makes a peer of an open repo, listening and ready. Its settings
-	// are those of r.Config(), flags included.
+	// are those of r.Config(), flags included. ctx bounds the start alone: the
+	// peer lives until Close.
 	StartNode func(ctx context.Context, r *repo.Repo, opts StartOptions) (RunningPeer, error)
 	// CheckStore reads through the datastore of a repo whose lock is free and
 	// reports damage. `tally doctor` calls it.

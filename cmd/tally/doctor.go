@@ -137,6 +137,8 @@ func (d *doctor) daemon(ctx context.Context, held bool) {
 		}
 	case errors.As(err, &cli) && cli.code == exitNoDaemon && !held:
 		d.add("daemon", rpc.CheckSkip, d.app.startCommand(), "no peer runs")
+	case !held:
+		d.result("daemon", err, "")
 	default:
 		d.add("daemon", rpc.CheckFail, "look at its log; stop it and start it again", "holds the lock but does not answer: %v", err)
 	}

@@ -37,9 +37,9 @@ func peerArg(s string) (peer.AddrInfo, error) {
 		}
 		return info, nil
 	}
-	id, err := peer.Decode(s)
+	id, err := rpc.ParsePeer(s)
 	if err != nil {
-		return peer.AddrInfo{}, usagef("use a peer id as `tally peers ls` prints it, such as 12D3KooW…", "%q is not a peer id", s)
+		return peer.AddrInfo{}, usagef("use a peer id as `tally peers ls` prints it, such as 12D3KooW…", "%w", err)
 	}
 	return peer.AddrInfo{ID: id}, nil
 }
@@ -147,7 +147,9 @@ this command. What you forgive is the skew in ` + "`tally balances PEER`" + `.`,
 			if err != nil {
 				return err
 			}
-			row, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.BalanceRow, error) { return r.PeerResolve(ctx, info.ID.String()) })
+			row, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.BalanceRow, error) {
+				return r.PeerResolve(ctx, info.ID.String())
+			})
 			if err != nil {
 				return err
 			}

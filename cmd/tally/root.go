@@ -82,7 +82,13 @@ On a terminal results are tables, elsewhere JSON; -o chooses.`,
   tally balances`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		RunE:          group,
+		Args:          cobra.ArbitraryArgs, // group names an unknown command better
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			return group(cmd, args)
+		},
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			out, err := newOutput(a.deps, a.formatFlag)
 			if err != nil {
@@ -121,6 +127,7 @@ func group(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return usagef(remedy, "%s needs a command: %s", cmd.CommandPath(), strings.Join(names, ", "))
 	}
+	cmd.SuggestionsMinimumDistance = 2
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 		remedy = cmd.CommandPath() + " " + near[0]
 	}
@@ -166,6 +173,7 @@ func (a *app) report(err error) int {
 	case !a.parsed:
 		code, remedy = exitUsage, "tally --help"
 	}
+	cause = strings.ReplaceAll(cause, "\n", "; ") // joined errors
 	_, _ = fmt.Fprintf(a.deps.Stderr, "error: %s\n", printable(cause))
 	if remedy != "" {
 		_, _ = fmt.Fprintf(a.deps.Stderr, "try: %s\n", printable(remedy))

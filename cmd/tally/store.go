@@ -22,9 +22,10 @@ const maxLine = 1 << 20
 
 func (a *app) storeCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "store",
-		Short:   "Fill our own message store, and query that of a peer",
-		Long:    `The message store is the metered service: who queries a peer's store owes it one unit for each message.`,
+		Use:   "store",
+		Short: "Fill our own message store, and query that of a peer",
+		Long: `The message store is the metered service: who queries a peer's store owes it one
+unit for each message.`,
 		Example: "  tally store import messages.ndjson\n  tally store query 12D3KooW… --topic /app/1/chat/proto",
 		RunE:    group,
 	}

@@ -82,20 +82,28 @@ func shown(ctx context.Context, err error) *Error {
 	}
 }
 
-func parsePeer(s string) (peer.ID, error) {
+// ParsePeer reads a peer id. A text that a slip of the hand cut or changed may
+// still decode as a multihash; where the id holds the public key itself, as
+// those of Ed25519 do, the key must be whole.
+func ParsePeer(s string) (peer.ID, error) {
 	id, err := peer.Decode(s)
+	if err == nil {
+		if _, keyErr := id.ExtractPublicKey(); keyErr != nil && !errors.Is(keyErr, peer.ErrNoPublicKey) {
+			err = keyErr
+		}
+	}
 	if err != nil {
-		return "", NewError(CodeBadPeer, "%q is not a peer id: %w", clip(s), err)
+		return "", NewError(CodeBadPeer, "%q is not a peer id", clip(s))
 	}
 	return id, nil
 }
 
-// optionalPeer is parsePeer but for the empty string, which means all peers.
+// optionalPeer is ParsePeer but for the empty string, which means all peers.
 func optionalPeer(s string) (peer.ID, error) {
 	if s == "" {
 		return "", nil
 	}
-	return parsePeer(s)
+	return ParsePeer(s)
 }
 
 // clip shortens what a caller sent before it is repeated in an error.
@@ -114,6 +122,9 @@ func ParseAddr(s string) (peer.AddrInfo, error) {
 		return peer.AddrInfo{}, NewError(CodeBadAddress, "%q is not a multiaddr: %w", clip(s), err)
 	}
 	info, err := peer.AddrInfoFromP2pAddr(addr)
+	if err == nil {
+		_, err = ParsePeer(info.ID.String())
+	}
 	if err != nil || len(info.Addrs) == 0 {
 		return peer.AddrInfo{}, NewError(CodeBadAddress, "%q must name an address and end in /p2p/<peer id>", clip(s))
 	}
@@ -181,7 +192,7 @@ type Done struct {
 
 func (a *api) PeerBlock(ctx context.Context, peerID string) (Done, error) {
 	return call(ctx, a, "PeerBlock", func(ctx context.Context) (Done, error) {
-		id, err := parsePeer(peerID)
+		id, err := ParsePeer(peerID)
 		if err != nil {
 			return Done{}, err
 		}
@@ -191,7 +202,7 @@ func (a *api) PeerBlock(ctx context.Context, peerID string) (Done, error) {
 
 func (a *api) PeerUnblock(ctx context.Context, peerID string) (Done, error) {
 	return call(ctx, a, "PeerUnblock", func(ctx context.Context) (Done, error) {
-		id, err := parsePeer(peerID)
+		id, err := ParsePeer(peerID)
 		if err != nil {
 			return Done{}, err
 		}
@@ -201,7 +212,7 @@ func (a *api) PeerUnblock(ctx context.Context, peerID string) (Done, error) {
 
 func (a *api) PeerResolve(ctx context.Context, peerID string) (BalanceRow, error) {
 	return call(ctx, a, "PeerResolve", func(ctx context.Context) (BalanceRow, error) {
-		id, err := parsePeer(peerID)
+		id, err := ParsePeer(peerID)
 		if err != nil {
 			return BalanceRow{}, err
 		}
@@ -238,7 +249,7 @@ func (a *api) Cheques(ctx context.Context, peerID string) ([]ChequeRow, error) {
 
 func (a *api) Settle(ctx context.Context, peerID string) (SettleResult, error) {
 	return call(ctx, a, "Settle", func(ctx context.Context) (SettleResult, error) {
-		id, err := parsePeer(peerID)
+		id, err := ParsePeer(peerID)
 		if err != nil {
 			return SettleResult{}, err
 		}
@@ -277,7 +288,7 @@ func (a *api) StoreImportAbort(ctx context.Context, session string) (Done, error
 
 func (a *api) StoreQuery(ctx context.Context, peerID string, query StoreQuery) (StorePage, error) {
 	return call(ctx, a, "StoreQuery", func(ctx context.Context) (StorePage, error) {
-		id, err := parsePeer(peerID)
+		id, err := ParsePeer(peerID)
 		if err != nil {
 			return StorePage{}, err
 		}
