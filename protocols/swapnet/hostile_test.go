@@ -9,7 +9,6 @@ import (
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/host"
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
@@ -413,7 +412,7 @@ func TestBookRefusesSession(t *testing.T) {
 	}{
 		{fmt.Errorf("%w: devnet", swap.ErrNetwork), swap.RefusalNetwork, StatusRefused},
 		{swap.ErrSignature, swap.RefusalSignature, StatusSignature},
-		{&swap.RemoteError{Code: swap.RefusalUnsupported}, swap.RefusalUnsupported, StatusRefused},
+		{swap.ErrUnbacked, swap.RefusalUnbacked, StatusRefused},
 		{context.DeadlineExceeded, swap.RefusalInternal, StatusInternal},
 	} {
 		b.fakeBook.mu.Lock()
@@ -508,5 +507,4 @@ func TestNoHello(t *testing.T) {
 	raw.bytes(0)
 	b.wantEnd(t, StatusInternal)
 	raw.wantGone()
-	_ = network.StreamShutdown
 }

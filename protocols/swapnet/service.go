@@ -48,17 +48,15 @@ type Book interface {
 	Hello(ctx context.Context, p peer.ID) (*swap.Handshake, error)
 	// BeginSession takes the peer's handshake. native is false for the seed's
 	// protocol, where only PaymentThreshold is told. On an error the session ends
-	// and EndSession is not called. An error that wraps ErrSignature,
-	// ErrBeneficiary, ErrNetwork or ErrMalformed of package swap, or a
-	// *swap.RemoteError, is told to the peer as a refusal first.
+	// and EndSession is not called. The peer is told first, with
+	// swap.RefusalFor(err).
 	BeginSession(ctx context.Context, p peer.ID, hs *swap.Handshake, native bool) error
 	// EndSession tells that the session is gone. Messages that came in it have
 	// been received.
 	EndSession(p peer.ID)
 	// Receive takes any later message. Replies go through Send. An error is
-	// counted, and where m is a cheque the peer is told the reason by a refusal;
-	// so the book returns the error or sends a refusal of its own, and not both.
-	// ErrMalformed and ErrSignature end the session as well.
+	// counted, and where m is a cheque the peer is told swap.RefusalFor(err). What
+	// is malformed or badly signed ends the session as well.
 	Receive(ctx context.Context, p peer.ID, m swap.Message) error
 }
 
@@ -302,7 +300,7 @@ func (s *Service) runStream(st network.Stream, inbound bool) {
 	sess := newSession(s, st, inbound)
 	status, err := s.reserve(st, inbound)
 	if status == StatusOK {
-		if status, err = s.admit(sess); status == StatusOK {
+		if status = s.admit(sess); status == StatusOK {
 			status, err = sess.run()
 			s.leave(sess)
 		}
@@ -392,7 +390,7 @@ func (s *Service) forget(p peer.ID) {
 // admit decides whether a stream may become the peer's session. The decision is
 // the same on both sides where two native streams meet that were opened at once:
 // the one of the lower peer id is kept.
-func (s *Service) admit(sess *session) (Status, error) {
+func (s *Service) admit(sess *session) Status {
 	for wait := s.lim.DuplicateWait; ; wait = 0 {
 		s.mu.Lock()
 		ps := s.peerState(sess.peer)
@@ -409,7 +407,7 @@ func (s *Service) admit(sess *session) (Status, error) {
 		}
 		s.mu.Unlock()
 		if status != StatusDuplicate || wait == 0 {
-			return status, nil
+			return status
 		}
 		// The peer may have closed the older stream before it opened this one,
 		// and we have not read that far yet.

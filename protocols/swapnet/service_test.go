@@ -10,10 +10,8 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p"
-	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"github.com/tallystick/tally/swap"
 )
@@ -625,6 +623,5 @@ func TestNewValidates(t *testing.T) {
 		t.Fatal(err)
 	}
 	var _ swap.Courier = s
-	_ = []protocol.ID{ProtocolNative}
-	_ = host.Host(h)
+	var _ Book = (*swap.Book)(nil)
 }

@@ -127,20 +127,15 @@ func readStatus(err error) Status {
 // refusalOf translates an error of the book for the peer, and says what becomes
 // of the stream.
 func refusalOf(err error) (swap.RefusalCode, Status) {
-	var said *swap.RemoteError
-	switch {
-	case errors.Is(err, swap.ErrMalformed):
-		return swap.RefusalMalformed, StatusMalformed
-	case errors.Is(err, swap.ErrSignature):
-		return swap.RefusalSignature, StatusSignature
-	case errors.Is(err, swap.ErrBeneficiary):
-		return swap.RefusalBeneficiary, StatusRefused
-	case errors.Is(err, swap.ErrNetwork):
-		return swap.RefusalNetwork, StatusRefused
-	case errors.As(err, &said):
-		return said.Code, StatusRefused
+	switch code := swap.RefusalFor(err); code {
+	case swap.RefusalMalformed:
+		return code, StatusMalformed
+	case swap.RefusalSignature:
+		return code, StatusSignature
+	case swap.RefusalInternal:
+		return code, StatusInternal
 	default:
-		return swap.RefusalInternal, StatusInternal
+		return code, StatusRefused
 	}
 }
 
