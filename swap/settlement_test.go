@@ -185,6 +185,10 @@ func TestSettleTrigger(t *testing.T) {
 		x := newTab(t, Policy{EarlyPaymentPercent: 1, MinPeerThreshold: 1})
 		x.do(Event{Kind: EvSession, Terms: &Terms{PaymentThreshold: 10, Native: true}})
 		x.wantFx(x.consume(1), "save#1=1 issue#1=1")
+		x = newTab(t, Policy{EarlyPaymentPercent: 50})
+		x.do(Event{Kind: EvSession, Terms: &Terms{PaymentThreshold: 15, Native: true}})
+		x.wantFx(x.consume(7), "")
+		x.wantFx(x.consume(1), "save#1=8 issue#1=8")
 	})
 	t.Run("at our own max debt where the peer allows more", func(t *testing.T) {
 		x := newTab(t, Policy{MaxDebt: 50})
@@ -195,7 +199,8 @@ func TestSettleTrigger(t *testing.T) {
 		x := newTab(t, Policy{}).native()
 		x.consume(100)
 		for range 3 {
-			x.consume(100)
+			x.wait(time.Hour) // no waiting time is what keeps it back
+			x.wantFx(x.consume(100), "flush")
 			x.wantFx(x.do(Event{Kind: EvSettle}), "")
 		}
 		x.wantFx(x.do(Event{Kind: EvIssued, Serial: 1}), "save#1=100 send-cheque#1=100")

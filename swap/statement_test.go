@@ -199,6 +199,19 @@ func TestStatementWhereWeServe(t *testing.T) {
 			t.Errorf("forgiven %d, want about %d", paying.l.forgiven, bound)
 		}
 	})
+	t.Run("what a peer paid earns no more than W at once", func(t *testing.T) {
+		x := newTab(t, Policy{}).native()
+		x.serve(10_000)
+		x.do(Event{Kind: EvCheque, Serial: 1, Cumulative: 10_000, Covered: 10_000})
+		x.do(x.told(0, 10_000-26))
+		if x.l.forgiven != 0 || x.l.flags&flagSkewed == 0 {
+			t.Errorf("%s", describe(&x.l))
+		}
+		x.do(x.told(0, 10_000-25))
+		if x.l.forgiven != 25 || x.l.flags&flagSkewed != 0 {
+			t.Errorf("%s", describe(&x.l))
+		}
+	})
 	t.Run("admitting more than was served buys no exposure", func(t *testing.T) {
 		// All peers share one cap. One that admits units in small steps must not
 		// fill it alone and so shut out everybody else.
