@@ -51,7 +51,7 @@ func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 // serve starts a server; the outcomes of its streams come on the channel.
 func serve(t testing.TB, h host.Host, s *Store, cfg Config) (*Server, <-chan Outcome) {
 	t.Helper()
-	outcomes := make(chan Outcome, 4096)
+	outcomes := make(chan Outcome, 1<<16)
 	cfg.Logger = quiet()
 	cfg.Observe = func(o Outcome) { outcomes <- o }
 	srv, err := NewServer(h, s, cfg)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -110,31 +111,106 @@ func (s *Store) Add(ctx context.Context, messages ...*Message) (added int, err e
 // put writes those of messages that do not count yet, as generation gen, in one
 // batch. The caller holds mu.
 func (s *Store) put(ctx context.Context, gen uint64, messages []*Message) (added int, err error) {
-	var b durable.Batch
-	inBatch := make(map[Hash]struct{}, len(messages))
-	visible := s.visible.Load()
-	for _, m := range messages {
+	type entry struct {
+		place string
+		hash  Hash
+		m     *Message
+	}
+	entries := make([]entry, len(messages))
+	for i, m := range messages {
 		hash := m.Hash()
-		if _, ok := inBatch[hash]; ok {
+		entries[i] = entry{placeOf(m.Timestamp, hash), hash, m}
+	}
+	slices.SortFunc(entries, func(a, b entry) int { return strings.Compare(a.place, b.place) })
+	entries = slices.CompactFunc(entries, func(a, b entry) bool { return a.place == b.place })
+	places := make([]string, len(entries))
+	for i := range entries {
+		places[i] = entries[i].place
+	}
+	there, err := s.generations(ctx, places)
+	if err != nil {
+		return 0, err
+	}
+	var b durable.Batch
+	visible := s.visible.Load()
+	for _, e := range entries {
+		if g, ok := there[e.place]; ok && (g <= visible || g == gen) {
 			continue
 		}
-		rec, err := s.hashRecord(ctx, hash)
-		switch {
-		case errors.Is(err, durable.ErrNotFound):
-		case err != nil:
-			return 0, err
-		case rec.gen <= visible || rec.gen == gen:
-			continue
-		}
-		inBatch[hash] = struct{}{}
-		if err := putMessage(&b, gen, hash, m); err != nil {
+		if err := putMessage(&b, gen, e.hash, e.m); err != nil {
 			return 0, err
 		}
+		added++
 	}
 	if err := s.disk.Commit(ctx, &b); err != nil {
-		return 0, fmt.Errorf("store %d messages: %w", len(inBatch), err)
+		return 0, fmt.Errorf("store %d messages: %w", added, err)
 	}
-	return len(inBatch), nil
+	return added, nil
+}
+
+// generations returns which of places, which are in order, hold a message, and
+// the import that each belongs to. Files are mostly in the order of time, and
+// then the places of a batch lie between few others, if any: one scan finds what
+// is there. Where there are many others between them each is looked up.
+func (s *Store) generations(ctx context.Context, places []string) (map[string]uint64, error) {
+	found := make(map[string]uint64)
+	if len(places) == 0 {
+		return found, nil
+	}
+	between := 2 * len(places) // records that the scan may pass
+	rest := places
+	err := s.disk.Scan(ctx, keyTime, keyTime+places[0][:timeChars], func(key string, value []byte) error {
+		place := key[len(keyTime):]
+		for len(rest) > 0 && rest[0] < place {
+			rest = rest[1:]
+		}
+		if len(rest) == 0 {
+			return durable.ErrStop
+		}
+		if rest[0] == place {
+			gen, err := generation(key, value)
+			if err != nil {
+				return err
+			}
+			found[place] = gen
+			rest = rest[1:]
+			return nil
+		}
+		if between--; between < 0 {
+			return durable.ErrStop
+		}
+		return nil
+	})
+	if err != nil || between >= 0 {
+		return found, err
+	}
+	for _, place := range rest {
+		key := keyTime + place
+		value, err := s.disk.Get(ctx, key)
+		if errors.Is(err, durable.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if found[place], err = generation(key, value); err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
+// generation reads the first field of a record of a message or an index.
+func generation(key string, value []byte) (uint64, error) {
+	body, err := unseal(key, value)
+	if err != nil {
+		return 0, err
+	}
+	gen, n := binary.Uvarint(body)
+	if n <= 0 {
+		return 0, fmt.Errorf("%w: %q has no generation", durable.ErrDamaged, key)
+	}
+	return gen, nil
 }
 
 func putMessage(b *durable.Batch, gen uint64, hash Hash, m *Message) error {
@@ -438,13 +514,9 @@ func (s *Store) scan(ctx context.Context, w *walk, prefix string) error {
 		if passed {
 			return durable.ErrStop
 		}
-		body, err := unseal(key, value)
+		gen, err := generation(key, value)
 		if err != nil {
 			return err
-		}
-		gen, n := binary.Uvarint(body)
-		if n <= 0 {
-			return fmt.Errorf("%w: %q has no generation", durable.ErrDamaged, key)
 		}
 		if !ok || gen > w.visible {
 			return nil

@@ -88,6 +88,19 @@ func TestAddOnce(t *testing.T) {
 	}
 }
 
+// TestAddBetween: a batch whose places have many others between them, so that
+// the scan for what is there gives up, finds the same.
+func TestAddBetween(t *testing.T) {
+	s := newStore(t)
+	all := fill(t, s, 1000)
+	batch := []*Message{numbered(2000), all[999], all[0], all[500], numbered(-1), all[501]}
+	for _, want := range []int{2, 0} {
+		if added, err := s.Add(context.Background(), batch...); err != nil || added != want {
+			t.Fatalf("added %d, want %d: %v", added, want, err)
+		}
+	}
+}
+
 func TestPageOrderAtTheEdges(t *testing.T) {
 	s := newStore(t)
 	ctx := context.Background()
