@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bytes"
-	_ "embed"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,12 +9,6 @@ import (
 
 	"github.com/tallystick/tally/host/rpc"
 )
-
-// sampleMessages is what the demo serves where no file is named: more messages
-// than one payment threshold, so that a cheque has to be sent.
-//
-//go:embed sample.ndjson
-var sampleMessages []byte
 
 func (a *app) demoCmd() *cobra.Command {
 	var mode, file string
@@ -44,31 +36,22 @@ as for ` + "`tally store import`" + `.`,
 			if pageSize < 1 || pageSize > rpc.MaxPageSize {
 				return usagef(fmt.Sprintf("use --page-size 1 to %d", rpc.MaxPageSize), "page size %d is out of bounds", pageSize)
 			}
-			messages, err := parseMessages("sample", bytes.NewReader(sampleMessages))
 			if file != "" {
-				messages, err = readMessages(file)
-			}
-			if err != nil {
-				return err
+				// Named before anything starts, with its line.
+				if _, err := readMessages(file); err != nil {
+					return err
+				}
 			}
 			if a.deps.Demo == nil {
 				return failf("use a complete build", "this build has no demo")
 			}
 			show, end := a.progress()
 			result, err := a.deps.Demo(cmd.Context(), DemoOptions{
-				Mode: mode, Messages: messages, PageSize: pageSize, Progress: show, Logger: slog.New(slog.DiscardHandler),
+				Mode: mode, Messages: file, PageSize: pageSize, Progress: show, Logger: slog.New(slog.DiscardHandler),
 			})
 			end()
 			if err != nil {
 				return err
-			}
-			if result.Books == nil {
-				result.Books = []DemoBook{}
-			}
-			for i := range result.Books {
-				if row := &result.Books[i].Row; row.Services == nil {
-					row.Services = []rpc.ServiceCount{}
-				}
 			}
 			if err := a.printDemo(result); err != nil {
 				return err
@@ -86,11 +69,10 @@ as for ` + "`tally store import`" + `.`,
 }
 
 func (a *app) printDemo(d DemoResult) error {
-	if a.out.format == formatTable && len(d.Books) > 0 {
-		t := newTable("", ">BALANCE", ">SERVED", ">CONSUMED", "CHEQUE SENT", "CHEQUE RECEIVED")
-		for _, b := range d.Books {
-			t.add(b.Side, b.Row.Balance, b.Row.Served, b.Row.Consumed, b.Row.LastChequeSent, b.Row.LastChequeReceived)
-		}
+	if a.out.format == formatTable {
+		t := newTable("SIDE", ">BALANCE", ">SERVED", ">CONSUMED", ">PAID", ">RECEIVED", "LAST CHEQUE")
+		t.add("client", d.Client.Balance, d.Client.Served, d.Client.Consumed, d.Client.Paid, d.Client.Received, d.Client.LastCheque)
+		t.add("server", d.Server.Balance, d.Server.Served, d.Server.Consumed, d.Server.Paid, d.Server.Received, d.Server.LastCheque)
 		if err := t.write(a.out.w); err != nil {
 			return err
 		}

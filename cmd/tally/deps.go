@@ -30,6 +30,7 @@ type Deps struct {
 	// reports damage. `tally doctor` calls it.
 	CheckStore func(ctx context.Context, dir string) error
 	// Demo runs two peers and shows both books.
+	// Books that differ are a result, not an error.
 	Demo func(ctx context.Context, opts DemoOptions) (DemoResult, error)
 	// Benches in the order in which they are listed.
 	Benches []Bench
@@ -79,8 +80,9 @@ type Progress func(stage string, done, total int)
 type DemoOptions struct {
 	// Mode is soft, mock or hard.
 	Mode string
-	// Messages go into the server's store: those of the sample or of a file.
-	Messages []rpc.Message
+	// Messages is the path of the file that goes into the server's store, as
+	// for `tally store import`; empty is the sample that ships.
+	Messages string
 	// PageSize is the most messages of one page.
 	PageSize int
 	Progress Progress
@@ -101,15 +103,23 @@ type DemoResult struct {
 	Mode       string `json:"mode"`
 	// Elapsed is in seconds.
 	Elapsed float64 `json:"elapsed"`
-	// Books holds the row of each side, client first, for the table; JSON has
-	// it too.
-	Books []DemoBook `json:"books"`
+	// Client consumes and Server serves; their balances are negatives of each
+	// other.
+	Client DemoSide `json:"client"`
+	Server DemoSide `json:"server"`
 }
 
-// DemoBook is the tab as one side has it.
-type DemoBook struct {
-	Side string         `json:"side"`
-	Row  rpc.BalanceRow `json:"row"`
+// DemoSide is the tab as one side has it.
+type DemoSide struct {
+	Peer     string `json:"peer"`
+	Balance  int64  `json:"balance"`
+	Served   uint64 `json:"served"`
+	Consumed uint64 `json:"consumed"`
+	// Paid and Received are the sums of cheques sent and received.
+	Paid     uint64 `json:"paid"`
+	Received uint64 `json:"received"`
+	// LastCheque is null where there was none.
+	LastCheque *rpc.LastCheque `json:"last_cheque"`
 }
 
 // Bench is one measurement.

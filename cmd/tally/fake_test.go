@@ -188,12 +188,16 @@ func fakeDeps() Deps {
 		Version: "test", StartNode: startFake,
 		CheckStore: func(context.Context, string) error { return nil },
 		Demo: func(_ context.Context, o DemoOptions) (DemoResult, error) {
-			n := len(o.Messages)
+			n := 120
+			if o.Messages != "" {
+				n = 2
+			}
 			o.Progress("messages", n, n)
 			return DemoResult{
 				Messages: n, Pages: (n + o.PageSize - 1) / o.PageSize, ServerCredit: uint64(n), ClientDebit: uint64(n),
 				ChequesSent: 1, ChequesAcked: 1, BooksAgree: os.Getenv("FAKE_DISAGREE") == "", Mode: o.Mode, Elapsed: 0.25,
-				Books: []DemoBook{{"client", rpc.BalanceRow{Balance: -20}}, {"server", rpc.BalanceRow{Balance: 20}}},
+				Client: DemoSide{Peer: bob, Balance: -20, Consumed: uint64(n), Paid: 100, LastCheque: &rpc.LastCheque{Serial: 1, Cumulative: 100, State: rpc.ChequeAcked}},
+				Server: DemoSide{Peer: bob, Balance: 20, Served: uint64(n), Received: 100},
 			}, nil
 		},
 		Benches: []Bench{

@@ -126,16 +126,6 @@ func TestHuman(t *testing.T) {
 	}
 }
 
-func TestSampleFitsTheDemo(t *testing.T) {
-	ms, err := parseMessages("sample", bytes.NewReader(sampleMessages))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n := uint64(len(ms)); n <= repo.DefaultConfig().PaymentThreshold {
-		t.Errorf("%d messages do not reach the threshold: no cheque would be sent", n)
-	}
-}
-
 // A hook that a build has not is an error of words, never a crash.
 func TestBuildWithoutHooks(t *testing.T) {
 	for _, args := range [][]string{{"start", "--dev"}, {"demo"}, {"bench", "acct"}, {"testnet", "run", "tab"}} {
