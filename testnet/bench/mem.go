@@ -5,14 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"sync/atomic"
+	"sync"
 	"time"
 	"unsafe"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/tallystick/tally/internal/durable"
-	"github.com/tallystick/tally/internal/durable/durabletest"
 	"github.com/tallystick/tally/swap"
 )
 
@@ -42,28 +42,23 @@ func memAccounts(ctx context.Context, o *Options) (_ []Figure, err error) {
 		return m
 	}) / float64(n)
 
-	var commits atomic.Int64
-	store := durabletest.NewMem(durable.WithCommitHook(func(func() error) error { commits.Add(1); return nil }))
+	store := noDisk()
 	var book *swap.Book
 	heap := memOf(func() any {
 		if book, err = loadedBook(ctx, store, newPeers(n, 1)); err == nil {
-			// Idle is what is saved: wait until the write-behind has nothing more.
-			for last := int64(-1); last != commits.Load(); {
-				last = commits.Load()
-				time.Sleep(300 * time.Millisecond) // three times the period of the write-behind
-			}
+			err = book.Close() // saves what is dirty, and leaves the accounts where they are
 		}
 		return book
 	}) / float64(n)
-	if err != nil {
-		return nil, errors.Join(err, store.Close())
+	if err = errors.Join(err, store.Close()); err != nil {
+		return nil, err
 	}
 	hot := float64(unsafe.Sizeof(swap.Ledger{}))
 	const limit = "a map from peer id to a record of the size of the ledger, keys included"
 	return []Figure{
 		cost("mem/record", "B", series{hot}, series{hot}, "itself: the fields of the ledger", 256).note("size of the pure ledger of one peer"),
 		cost("mem/account", "B", series{heap}, series{bare}, limit, 256).note("heap of an idle account with peer id, map and key").with("accounts", n),
-	}, errors.Join(book.Close(), store.Close())
+	}, nil
 }
 
 // memOf is the heap that what build returns holds.
@@ -106,6 +101,18 @@ func memPeers(ctx context.Context, o *Options) (_ []Figure, err error) {
 	if err != nil {
 		return nil, err
 	}
+	closeIdle, err := idleStreams(ctx, clients, hub)
+	if err != nil {
+		return nil, err
+	}
+	heapIdle, stacksIdle, err := settledHeap(ctx)
+	closeIdle()
+	if err != nil {
+		return nil, err
+	}
+	if heap1, stacks1, err = settledHeap(ctx); err != nil {
+		return nil, err
+	}
 	if err := hub.swap.Start(); err != nil {
 		return nil, err
 	}
@@ -121,13 +128,50 @@ func memPeers(ctx context.Context, o *Options) (_ []Figure, err error) {
 		return nil, err
 	}
 	ends := float64(2 * n)
-	own := (float64(heap1+stacks1) - float64(heap0+stacks0)) / ends
+	conn := (float64(heap1+stacks1) - float64(heap0+stacks0)) / ends
+	idle := (float64(heapIdle+stacksIdle) - float64(heap1+stacks1)) / ends
 	added := (float64(heap2+stacks2) - float64(heap1+stacks1)) / ends
 	return []Figure{
-		cost("mem/peer", "B", series{added}, series{own}, "what libp2p holds for the connection alone", 8<<10).
+		cost("mem/peer", "B", series{added}, series{idle}, "a stream of libp2p with a goroutine that waits for its first byte", 8<<10).
 			note("heap and stacks of an idle session, its stream included, over the connection; half of what both ends hold").
-			with("peers", n).with("heap", (float64(heap2)-float64(heap1))/ends).with("stacks", (float64(stacks2)-float64(stacks1))/ends),
+			with("peers", n).with("heap", (float64(heap2)-float64(heap1))/ends).with("stacks", (float64(stacks2)-float64(stacks1))/ends).
+			with("connection", conn),
 	}, nil
+}
+
+// idleStreams opens a stream from each client to hub, with a reader that waits
+// at both ends.
+func idleStreams(ctx context.Context, clients []*party, hub *party) (closeAll func(), err error) {
+	wait := func(s network.Stream) { // ends when the stream is reset
+		var b [1]byte
+		for {
+			if _, err := s.Read(b[:]); err != nil {
+				return
+			}
+		}
+	}
+	hub.host.SetStreamHandler(protocolRaw, wait)
+	var list []network.Stream
+	var wg sync.WaitGroup
+	closeAll = func() {
+		for _, s := range list {
+			_ = s.Reset()
+		}
+		wg.Wait()
+	}
+	for _, c := range clients {
+		s, err := c.host.NewStream(ctx, hub.id(), protocolRaw)
+		if err == nil {
+			list = append(list, s)
+			_, err = s.Write([]byte{bodyMore}) // the stream is there once something came
+		}
+		if err != nil {
+			closeAll()
+			return nil, err
+		}
+		wg.Go(func() { wait(s) })
+	}
+	return closeAll, nil
 }
 
 // settledHeap waits until identify, handshakes and the write-behind are over.
