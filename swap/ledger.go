@@ -143,8 +143,8 @@ type Ledger struct {
 	// unanswered is what we asked for and never had an answer to: the peer may
 	// have booked it.
 	unanswered tally.Amount
-	// charged is the part of it that a statement of the peer charged since: an
-	// answer that comes late after all is paid for by it.
+	// charged is what statements of the peer charged of it: an answer that comes
+	// late after all is paid for by it.
 	charged tally.Amount
 	// served and consumed are totals of all time.
 	served, consumed tally.Amount
@@ -386,11 +386,13 @@ func (l *Ledger) commit(now Instant, ev *Event) ([]Effect, error) {
 	l.reserved = l.reserved.SaturatingSub(ev.Held)
 	units := ev.Units
 	if ev.Lost {
-		open := min(l.unanswered, units)
-		l.unanswered -= open
-		booked := min(l.charged, units-open)
+		// What a statement charged already comes first: of several open
+		// requests nobody knows which it charged, and what is left open for one
+		// too many the next statement charges.
+		booked := min(l.charged, units)
 		l.charged -= booked
 		units -= booked
+		l.unanswered = l.unanswered.SaturatingSub(units)
 	}
 	l.raiseConsumed(units)
 	if units > ev.Held {

@@ -402,8 +402,8 @@ func (w *pair) request(s *side, n tally.Amount) bool {
 	return true
 }
 
-// deliver takes a message out of a side's inbox. Services have ordered streams
-// of their own; settlement messages may come in any order and twice.
+// deliver takes a message out of a side's inbox; one of a settlement may come
+// twice.
 func (w *pair) deliver(s *side, i int) {
 	m := s.inbox[i]
 	settlement := m.kind == chequeMsg || m.kind == ackMsg || m.kind == refusalMsg
@@ -586,16 +586,12 @@ func TestPairUnderFaults(t *testing.T) {
 		runs, units, cheques, crashed, skewed)
 }
 
-// pick chooses a message: any of a settlement, but services and statements keep
-// their order, as their streams do.
+// pick chooses a message. Services have streams of their own, and settlement
+// messages may come in any order; statements keep theirs.
 func (w *pair) pick(s *side) int {
 	i := w.draw(len(s.inbox)-1, "message")
-	if k := s.inbox[i].kind; k == requestMsg || k == answerMsg || k == statementMsg {
-		for j := range s.inbox[:i] {
-			if jk := s.inbox[j].kind; jk == requestMsg || jk == answerMsg || jk == statementMsg {
-				return j
-			}
-		}
+	if s.inbox[i].kind == statementMsg {
+		return slices.IndexFunc(s.inbox, func(m pairMsg) bool { return m.kind == statementMsg })
 	}
 	return i
 }

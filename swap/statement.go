@@ -66,9 +66,7 @@ func (l *Ledger) closeConsumed(t *Totals) {
 			return // the creditor closes or keeps it: only it can forgive
 		}
 		l.raiseConsumed(more)
-		if l.unanswered != 0 {
-			l.charged = min(more, l.unanswered)
-		}
+		l.charged += min(more, l.unanswered)
 	}
 	l.unanswered = 0
 	l.flags &^= flagUnclean

@@ -87,6 +87,16 @@ func TestStatementWhereWeConsume(t *testing.T) {
 			t.Errorf("consumed %d: five units were booked twice", x.l.consumed)
 		}
 	})
+	t.Run("nor out of another open request", func(t *testing.T) {
+		x := newTab(t, Policy{}).native()
+		lost(x, 5)
+		x.do(x.told(5, 0))
+		lost(x, 4)
+		x.do(Event{Kind: EvCommit, Dir: Consume, Units: 5, Lost: true})
+		if x.l.consumed != 5 || x.l.unanswered != 4 {
+			t.Errorf("consumed %d unanswered %d, want 5 and 4", x.l.consumed, x.l.unanswered)
+		}
+	})
 	t.Run("an answer after a statement without it is booked", func(t *testing.T) {
 		x := newTab(t, Policy{}).native()
 		lost(x, 5)
