@@ -181,6 +181,7 @@ type walker struct {
 	check  *checker
 	cursor cursor
 	next   cursor // behind the last page
+	single bool   // end after one page with messages
 	result Result
 }
 
@@ -222,7 +223,7 @@ func (w *walker) run(ctx context.Context, fn func(Hash, *Message) error) error {
 		} else if empty++; page.next.set() && empty > maxEmptyPages {
 			return fmt.Errorf("%w: %d empty pages with a cursor", ErrNoProgress, empty)
 		}
-		done := w.query.Limit > 0 && w.result.Messages >= w.query.Limit
+		done := w.query.Limit > 0 && w.result.Messages >= w.query.Limit || w.single && len(page.entries) > 0
 		if done || !page.next.set() {
 			return nil
 		}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/protocol"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tallystick/tally"
@@ -25,13 +24,16 @@ type QueryPage struct {
 }
 
 // Page asks p for one page of q, after the page whose Next was cursor (empty: the
-// first). q.Limit is not looked at. It waits, refuses and books as Query does.
+// first). It is one answer of the peer: where that is shorter than asked for and
+// Next is set, there is more, and what was booked is in the caller's hands before
+// anything else can fail. q.Limit is not looked at. It waits, refuses and books as
+// Query does.
 func (c *Client) Page(ctx context.Context, p peer.ID, q Query, cursor string) (QueryPage, error) {
 	if q.PageSize <= 0 {
 		q.PageSize = DefaultLimits().DefaultPage
 	}
-	q.Limit = q.PageSize
-	w := &walker{client: c, peer: p, query: q, size: q.PageSize, check: newChecker(&q)}
+	q.Limit = 0
+	w := &walker{client: c, peer: p, query: q, size: q.PageSize, check: newChecker(&q), single: true}
 	if err := w.resume(cursor); err != nil {
 		return QueryPage{}, err
 	}
@@ -69,13 +71,13 @@ func (w *walker) resume(text string) error {
 			return fmt.Errorf("%w: %d bytes", ErrCursorText, len(raw))
 		}
 		hash := Hash(raw)
-		w.cursor.hash, w.result.Protocol = &hash, protocol.ID(QueryID)
+		w.cursor.hash, w.result.Protocol = &hash, QueryID
 	case markHistory:
 		index := new(storepb.Index)
 		if err := proto.Unmarshal(raw, index); err != nil {
 			return fmt.Errorf("%w: %w", ErrCursorText, err)
 		}
-		w.cursor.index, w.result.Protocol = index, protocol.ID(HistoryID)
+		w.cursor.index, w.result.Protocol = index, HistoryID
 	default:
 		return ErrCursorText
 	}

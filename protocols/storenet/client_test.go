@@ -95,6 +95,52 @@ func TestQuery(t *testing.T) {
 	})
 }
 
+// TestClientPage walks page by page with the cursor in the caller's hand, over a
+// tab that shortens pages: what was booked is always handed out.
+func TestClientPage(t *testing.T) {
+	both(t, func(t *testing.T, _ protocol.ID, only func(*Server)) {
+		server, client := newHost(t), newHost(t)
+		store := newStore(t)
+		fill(t, store, 50)
+		serverMeter, meter := newMeter(33), newMeter(1000)
+		srv, _ := serve(t, server, store, Config{Meter: serverMeter})
+		only(srv)
+		connect(t, client, server)
+		c := newClient(client, meter)
+		q := Query{PageSize: 20, Limit: 1, Backward: true}
+		var sizes []int
+		cursor, last := "", int64(1<<62)
+		for {
+			page, err := c.Page(testCtx(t), server.ID(), q, cursor)
+			if err != nil || int(page.Units) != len(page.Messages) {
+				t.Fatalf("%+v, %v", page, err)
+			}
+			for _, m := range page.Messages {
+				if m.Timestamp >= last {
+					t.Fatal("not newest first")
+				}
+				last = m.Timestamp
+			}
+			sizes = append(sizes, len(page.Messages))
+			if cursor = page.Next; cursor == "" {
+				break
+			}
+			if booked, _ := serverMeter.tab(client.ID()); booked == 33 {
+				serverMeter.settle(client.ID(), 33)
+			}
+		}
+		if !slices.Equal(sizes, []int{20, 13, 17}) {
+			t.Fatal(sizes)
+		}
+		meter.want(t, server.ID(), 50, 0)
+		for _, bad := range []string{"q", "q!", "qAAAA", "h!", "h_____w", "x", "xAAAA"} {
+			if _, err := c.Page(testCtx(t), server.ID(), q, bad); !errors.Is(err, ErrCursorText) {
+				t.Errorf("%q: %v", bad, err)
+			}
+		}
+	})
+}
+
 func reversed(in []int) []int { slices.Reverse(in); return in }
 
 func connect(t *testing.T, from, to host.Host) {

@@ -111,7 +111,9 @@ func FuzzHistoryRequest(f *testing.F) {
 		}
 		r, bad := s.decodeHistory(context.Background(), &rpc)
 		if bad != nil {
-			historyError(bad.status)
+			if historyError(bad.status) == storepb.HistoryResponse_NONE {
+				t.Fatalf("refused without an error: %v", bad.err)
+			}
 			return
 		}
 		checkPageRequest(t, s, r)

@@ -50,6 +50,9 @@ func count(t testing.TB, s *Store) int {
 		}
 		n += len(page.Entries)
 		if !page.More {
+			if counted, err := s.Count(context.Background()); err != nil || counted != n {
+				t.Errorf("Count says %d, pages show %d: %v", counted, n, err)
+			}
 			return n
 		}
 		cursor = &page.last(false).Hash

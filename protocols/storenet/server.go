@@ -23,6 +23,7 @@ import (
 // has fewer words, see historyError.
 type Status uint32
 
+// The statuses of an answer.
 const (
 	StatusOK              Status = 200
 	StatusBadRequest      Status = 400 // the request is wrong; the description says what

@@ -212,9 +212,9 @@ func TestDeadlines(t *testing.T) {
 		r := NewReader(near, 64)
 		r.SetTimeout(0, time.Second)
 		go func() { // ends with its two writes
-			time.Sleep(time.Hour)
+			time.Sleep(time.Hour) // bubble
 			far.Write([]byte("\x01a"))
-			time.Sleep(time.Hour)
+			time.Sleep(time.Hour) // bubble
 			far.Write([]byte("\x01b"))
 		}()
 		for _, want := range []string{"a", "b"} {
@@ -227,7 +227,7 @@ func TestDeadlines(t *testing.T) {
 		go func() { // ends when near is closed
 			far.Write([]byte("\x40"))
 			for {
-				time.Sleep(9 * time.Second)
+				time.Sleep(9 * time.Second) // bubble
 				if _, err := far.Write([]byte("x")); err != nil {
 					return
 				}
@@ -237,7 +237,7 @@ func TestDeadlines(t *testing.T) {
 		_, err := NewReader(near, 64).ReadFrame()
 		wantTimeout(t, err, start, DefaultTimeout)
 		near.Close()
-		time.Sleep(10 * time.Second) // fake clock: the dripper wakes and sees the end
+		time.Sleep(10 * time.Second) // the dripper wakes and sees the end // bubble
 	})
 	run("peer does not read", func(t *testing.T, near, _ net.Conn) {
 		w := NewWriter(near, 64)
