@@ -19,6 +19,9 @@ func main() { os.Exit(run(realDeps())) }
 func run(deps Deps) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if len(os.Args) > 1 && os.Args[1] == benchChildArg {
+		return benchChild(ctx, os.Args[2:], deps.Stdout, deps.Stderr)
+	}
 	context.AfterFunc(ctx, stop) // the second signal ends the process at once
 	return Execute(ctx, deps, os.Args[1:])
 }

@@ -41,11 +41,13 @@ func TestScripts(t *testing.T) {
 
 // waitFor waits until a file is there: waitfor FILE.
 func waitFor(ts *testscript.TestScript, neg bool, args []string) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
 	for range 500 {
 		if _, err := os.Stat(ts.MkAbs(args[0])); (err == nil) != neg {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
+		<-tick.C
 	}
 	ts.Fatalf("%s: not in time", args[0])
 }

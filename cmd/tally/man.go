@@ -38,7 +38,7 @@ func (a *app) manCmd() *cobra.Command {
 }
 
 func writeMan(c *cobra.Command, dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // G301: manual pages are for all users
 		return err
 	}
 	f, err := os.Create(filepath.Join(dir, manName(c)+".1"))

@@ -2,11 +2,16 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/tallystick/tally/host"
 	"github.com/tallystick/tally/host/repo"
+	"github.com/tallystick/tally/host/rpc"
+	"github.com/tallystick/tally/testnet"
+	"github.com/tallystick/tally/testnet/bench"
 )
 
 // realDeps joins the commands to the parts that this build has. It is the only
@@ -16,6 +21,8 @@ func realDeps() Deps {
 		Version:    host.Version,
 		StartNode:  startNode,
 		CheckStore: host.CheckStore,
+		Demo:       runDemo,
+		Benches:    benches(),
 	})
 }
 
@@ -29,4 +36,93 @@ func startNode(ctx context.Context, r *repo.Repo, opts StartOptions) (RunningPee
 		return nil, errors.Join(fmt.Errorf("the peer listens nowhere, although listen names %v", r.Config().Listen), d.Close(ctx))
 	}
 	return d, nil
+}
+
+// runDemo runs the demo of package testnet. Books that differ are a result, and
+// the command fails with it after it was shown.
+func runDemo(ctx context.Context, opts DemoOptions) (DemoResult, error) {
+	mode, err := testnet.ParseMode(opts.Mode)
+	if err != nil {
+		return DemoResult{}, err
+	}
+	r, err := testnet.Demo(ctx, testnet.DemoOptions{
+		Mode: mode, Messages: opts.Messages, PageSize: opts.PageSize, Logger: opts.Logger,
+		Progress: func(p testnet.DemoProgress) {
+			if opts.Progress != nil {
+				opts.Progress(string(p.Stage), p.Done, p.Total)
+			}
+		},
+	})
+	if err != nil && !errors.Is(err, testnet.ErrBooksDiffer) {
+		return DemoResult{}, err
+	}
+	return DemoResult{
+		Messages: r.Messages, Pages: r.Pages, ServerCredit: r.ServerCredit, ClientDebit: r.ClientDebit,
+		ChequesSent: int(r.ChequesSent), ChequesAcked: int(r.ChequesAcked), BooksAgree: r.BooksAgree,
+		Mode: r.Mode, Elapsed: float64(r.ElapsedMS) / 1000, Client: demoSide(r.Client), Server: demoSide(r.Server),
+	}, nil
+}
+
+func demoSide(s testnet.DemoSide) DemoSide {
+	side := DemoSide{Peer: s.Peer, Balance: s.Balance, Served: s.Served, Consumed: s.Consumed, Paid: s.Paid, Received: s.Received}
+	if c := s.LastCheque; c != nil {
+		side.LastCheque = &rpc.LastCheque{Serial: c.Serial, Cumulative: c.Cumulative, State: c.State}
+	}
+	return side
+}
+
+// benchChildArg is the hidden first argument of the processes that the bench
+// recover starts in order to kill them.
+const benchChildArg = "__bench-child"
+
+// benchChild is such a process.
+func benchChild(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if err := bench.Child(ctx, args, stdout); err != nil {
+		_, _ = fmt.Fprintln(stderr, "error:", err)
+		return exitFailed
+	}
+	return exitOK
+}
+
+// benches lists what package bench measures.
+func benches() []Bench {
+	var list []Bench
+	for _, b := range bench.List() {
+		list = append(list, Bench{Name: b.Name, Short: b.Short, Run: func(ctx context.Context, opts BenchOptions) ([]BenchResult, error) {
+			figures, err := bench.Run(ctx, b.Name, bench.Options{
+				Duration: opts.Duration, Child: []string{benchChildArg},
+				Progress: func(stage string) {
+					if opts.Progress != nil {
+						opts.Progress(stage, 0, 0)
+					}
+				},
+			})
+			if err != nil {
+				return nil, err
+			}
+			return benchResults(figures)
+		}})
+	}
+	return list
+}
+
+// benchResults keeps every key of a figure: those that the table does not know
+// travel as extras.
+func benchResults(figures []bench.Figure) ([]BenchResult, error) {
+	out := make([]BenchResult, len(figures))
+	for i, f := range figures {
+		data, err := json.Marshal(f)
+		if err != nil {
+			return nil, err
+		}
+		extra := make(map[string]any)
+		if err := json.Unmarshal(data, &extra); err != nil {
+			return nil, err
+		}
+		for _, key := range []string{"name", "figure", "unit", "limit", "ratio"} {
+			delete(extra, key)
+		}
+		out[i] = BenchResult{Name: f.Name, Figure: f.Figure, Unit: f.Unit, Limit: f.Limit, Ratio: f.Ratio, Extra: extra}
+	}
+	return out, nil
 }

@@ -110,7 +110,7 @@ func fill(dir string) (peer.ID, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, _, err := tokens(dir); err != nil {
+	if _, err := tokens(dir); err != nil {
 		return "", err
 	}
 	if err := writeFile(filepath.Join(dir, versionFile), []byte(strconv.Itoa(layout)+"\n"), plainPerm); err != nil {
@@ -170,44 +170,46 @@ func readIdentity(dir string) (crypto.PrivKey, error) {
 	return key, nil
 }
 
-// tokens returns the key that signs tokens and the token of the command line,
-// and makes what is missing or does not fit. Who wants all tokens void removes
+// tokens returns the key that signs tokens, and makes key and token file where
+// they are missing or do not fit. Who wants all tokens void removes
 // keystore/rpc.key and starts the peer again.
-func tokens(dir string) (key, token rpc.Secret, err error) {
-	none := rpc.Secret{}
-	keyPath := filepath.Join(dir, keystoreDir, rpcKeyFile)
-	raw, err := readSecret(keyPath)
+func tokens(dir string) (rpc.Secret, error) {
+	key, err := rpcKey(filepath.Join(dir, keystoreDir, rpcKeyFile))
+	if err != nil {
+		return rpc.Secret{}, err
+	}
+	path := filepath.Join(dir, tokenFile)
+	text, err := readSecret(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return rpc.Secret{}, err
+	default:
+		if _, err := rpc.VerifyToken(key, strings.TrimSpace(string(text))); err == nil {
+			return key, nil
+		}
+	}
+	token, err := rpc.IssueToken(key, time.Now(), rpc.AllPerms...)
+	if err != nil {
+		return rpc.Secret{}, fail(ErrNoRepo, "remove it; the next start makes a new one", "%s is damaged", rpcKeyFile)
+	}
+	return key, writeFile(path, []byte(token.Reveal()+"\n"), secretPerm)
+}
+
+func rpcKey(path string) (rpc.Secret, error) {
+	raw, err := readSecret(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		var fresh [32]byte
 		if _, err := rand.Read(fresh[:]); err != nil {
-			return none, none, err
+			return rpc.Secret{}, err
 		}
-		raw = []byte(hex.EncodeToString(fresh[:]))
-		err = writeFile(keyPath, append(raw, '\n'), secretPerm)
-		if err != nil {
-			return none, none, err
-		}
-	} else if err != nil {
-		return none, none, err
+		text := hex.EncodeToString(fresh[:])
+		return rpc.NewSecret(text), writeFile(path, []byte(text+"\n"), secretPerm)
 	}
-	key = rpc.NewSecret(strings.TrimSpace(string(raw)))
-
-	tokenPath := filepath.Join(dir, tokenFile)
-	text, err := readSecret(tokenPath)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return none, none, err
-	}
-	token = rpc.NewSecret(strings.TrimSpace(string(text)))
-	if err == nil {
-		if _, err := rpc.VerifyToken(key, token.Reveal()); err == nil {
-			return key, token, nil
-		}
-	}
-	token, err = rpc.IssueToken(key, time.Now(), rpc.AllPerms...)
 	if err != nil {
-		return none, none, fail(ErrNoRepo, "remove it; the next start makes a new one", "%s is damaged", keyPath)
+		return rpc.Secret{}, err
 	}
-	return key, token, writeFile(tokenPath, []byte(token.Reveal()+"\n"), secretPerm)
+	return rpc.NewSecret(strings.TrimSpace(string(raw))), nil
 }
 
 // ReadConfig reads the settings of the repo in dir, which need not be locked.
@@ -361,7 +363,7 @@ func (r *Repo) load() (err error) {
 	if err := r.RemoveAPI(); err != nil { // of a peer that was killed
 		return err
 	}
-	r.rpcKey, _, err = tokens(r.dir)
+	r.rpcKey, err = tokens(r.dir)
 	return err
 }
 

@@ -67,12 +67,9 @@ func shown(ctx context.Context, err error) *Error {
 	var e *Error
 	switch {
 	case errors.As(err, &e):
-		if error(e) != err { // keep what was wrapped around it
-			c := *e
-			c.Message = err.Error()
-			return &c
-		}
-		return e
+		c := *e
+		c.Message = err.Error() // with what was wrapped around it
+		return &c
 	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil:
 		return NewError(CodeTimeout, "%w", err)
 	case errors.Is(err, context.Canceled):

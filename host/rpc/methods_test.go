@@ -56,7 +56,7 @@ func TestCodesAreStable(t *testing.T) {
 		}
 		last, seen[c.Name] = c.Code, true
 	}
-	if got := Code(CodeOverThreshold); got != 43 || got.Name() != "over_threshold" {
+	if got := CodeOverThreshold; got != 43 || got.Name() != "over_threshold" {
 		t.Errorf("over_threshold is %d", got)
 	}
 }
@@ -68,10 +68,19 @@ func TestRowKeys(t *testing.T) {
 	var b strings.Builder
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for _, row := range []any{
-		Status{StartedAt: now, Checks: []Check{{}}}, Identity{}, Version{}, PeerRow{}, ChequeRow{Date: now, AckedAt: &now},
+		Status{StartedAt: now, Checks: []Check{{}}},
+		Identity{},
+		Version{},
+		PeerRow{},
+		ChequeRow{Date: now, AckedAt: &now},
 		BalanceRow{LastChequeSent: &LastCheque{}, LastChequeReceived: &LastCheque{}, Services: []ServiceCount{{}}},
-		SettleResult{}, ImportResult{}, StoreQuery{}, StorePage{Messages: []Message{{PubsubTopic: "x"}}},
-		EventBatch{Events: []Event{{Time: now, Fields: map[string]any{"serial": 1}}}}, ImportSession{}, Done{},
+		SettleResult{},
+		ImportResult{},
+		StoreQuery{},
+		StorePage{Messages: []Message{{PubsubTopic: "x"}}},
+		EventBatch{Events: []Event{{Time: now, Fields: map[string]any{"serial": 1}}}},
+		ImportSession{},
+		Done{},
 	} {
 		data, err := json.MarshalIndent(row, "", "  ")
 		if err != nil {

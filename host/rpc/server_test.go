@@ -30,6 +30,8 @@ const (
 // fakeNode answers with fixed rows. Only what a test looks at is filled.
 type fakeNode struct {
 	events *EventLog
+	// polling gets a value for each caller that comes to wait for events.
+	polling chan struct{}
 
 	mu       sync.Mutex
 	messages []Message
@@ -37,7 +39,9 @@ type fakeNode struct {
 	fail     error
 }
 
-func newFakeNode() *fakeNode { return &fakeNode{events: NewEventLog(time.Unix(1e9, 0))} }
+func newFakeNode() *fakeNode {
+	return &fakeNode{events: NewEventLog(time.Unix(1e9, 0)), polling: make(chan struct{}, maxCalls)}
+}
 
 func (f *fakeNode) called(name string) error {
 	f.mu.Lock()
@@ -49,6 +53,7 @@ func (f *fakeNode) called(name string) error {
 func (f *fakeNode) Status(context.Context) (Status, error) {
 	return Status{PeerID: testPeer, Healthy: true}, f.called("Status")
 }
+
 func (f *fakeNode) ID(context.Context) (Identity, error) {
 	return Identity{PeerID: testPeer}, f.called("ID")
 }
@@ -62,20 +67,25 @@ func (f *fakeNode) PeerUnblock(context.Context, peer.ID) error { return f.called
 func (f *fakeNode) PeerResolve(context.Context, peer.ID) (BalanceRow, error) {
 	return BalanceRow{}, f.called("PeerResolve")
 }
+
 func (f *fakeNode) Balances(_ context.Context, id peer.ID) ([]BalanceRow, error) {
 	return []BalanceRow{{Peer: testPeer, Balance: -7}}, f.called("Balances " + id.String())
 }
+
 func (f *fakeNode) Cheques(context.Context, peer.ID) ([]ChequeRow, error) {
 	return nil, f.called("Cheques")
 }
+
 func (f *fakeNode) Settle(_ context.Context, id peer.ID) (SettleResult, error) {
 	return SettleResult{Peer: id.String()}, f.called("Settle")
 }
+
 func (f *fakeNode) StoreImport(_ context.Context, ms []Message) (ImportResult, error) {
 	err := f.called("StoreImport")
 	f.messages = append(f.messages, ms...)
 	return ImportResult{Imported: len(ms), Stored: len(f.messages)}, err
 }
+
 func (f *fakeNode) StoreQuery(_ context.Context, _ peer.ID, q StoreQuery) (StorePage, error) {
 	var at int
 	_, _ = fmt.Sscan(q.Cursor, &at)
@@ -86,9 +96,12 @@ func (f *fakeNode) StoreQuery(_ context.Context, _ peer.ID, q StoreQuery) (Store
 	}
 	return page, f.called("StoreQuery")
 }
+
 func (f *fakeNode) EventsSince(ctx context.Context, cursor uint64) (EventBatch, error) {
+	f.polling <- struct{}{}
 	return f.events.Since(ctx, cursor), f.called("EventsSince")
 }
+
 func (f *fakeNode) ConfigShow(context.Context) (map[string]any, error) {
 	return map[string]any{"mode": "mock"}, f.called("ConfigShow")
 }
@@ -410,10 +423,9 @@ func TestLongPollOutlivesTheBodyDeadline(t *testing.T) {
 	node := newFakeNode()
 	addr := serve(t, node, Config{HeaderTimeout: 50 * time.Millisecond, BodyTimeout: 50 * time.Millisecond})
 	c := dial(t, addr, token(t, PermRead))
-	go func() { // ends after one event
-		time.Sleep(200 * time.Millisecond)
+	time.AfterFunc(200*time.Millisecond, func() {
 		node.events.Append(time.Now(), "cheque_sent", testPeer, map[string]any{"serial": 1})
-	}()
+	})
 	batch, err := c.EventsSince(t.Context(), 0, 10_000)
 	if err != nil || len(batch.Events) != 1 || batch.Events[0].Kind != "cheque_sent" {
 		t.Fatalf("%+v %v", batch, err)
@@ -430,7 +442,8 @@ func TestShutdownEndsCallsThatWait(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := NewServer(newFakeNode(), testKey, Config{})
+	node := newFakeNode()
+	s, err := NewServer(node, testKey, Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -441,7 +454,7 @@ func TestShutdownEndsCallsThatWait(t *testing.T) {
 		_, err := c.EventsSince(context.Background(), 0, 60_000)
 		answered <- err
 	}()
-	time.Sleep(100 * time.Millisecond)
+	<-node.polling
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	if err := s.Shutdown(ctx); err != nil {
@@ -567,12 +580,11 @@ func TestTooManyCalls(t *testing.T) {
 	for range maxWaiting {
 		wg.Go(func() { _, _ = c.EventsSince(ctx, 0, 60_000) }) // ends with cancel
 	}
-	deadline := time.Now().Add(5 * time.Second)
-	for Explain(func() error { _, err := c.EventsSince(t.Context(), 0, 0); return err }()).Code != CodeBusy {
-		if time.Now().After(deadline) {
-			t.Fatal("waiting is not bounded")
-		}
-		time.Sleep(10 * time.Millisecond)
+	for range maxWaiting {
+		<-node.polling
+	}
+	if _, err := c.EventsSince(t.Context(), 0, 0); Explain(err).Code != CodeBusy {
+		t.Errorf("waiting is not bounded: %v", err)
 	}
 	if _, err := c.Status(t.Context()); err != nil {
 		t.Errorf("those that wait take the slots of those that work: %v", err)

@@ -147,7 +147,7 @@ func TestImportBounds(t *testing.T) {
 		if _, err := s.take(names[0], 1); err != nil {
 			t.Error(err)
 		}
-		time.Sleep(importIdle + time.Second)
+		time.Sleep(importIdle + time.Second) // bubble
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if len(s.sessions) != 0 || s.bytes != 0 {
