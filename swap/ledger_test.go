@@ -392,6 +392,9 @@ func TestHeadroomIsExact(t *testing.T) {
 			if dir == Serve {
 				room = x.l.HeadroomServe(x.now)
 			}
+			if room > maxLedgerAmount/2 {
+				continue // only an impossible tab has more; arithmetic bounds it first
+			}
 			try := x.l
 			if _, err := try.Step(x.now, &Event{Kind: EvReserve, Dir: dir, Units: room}); room != 0 && err != nil {
 				rt.Fatalf("%v: headroom is %d, but %d are refused: %v\nin %s", dir, room, room, err, describe(&x.l))
