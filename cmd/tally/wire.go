@@ -81,7 +81,7 @@ func benchChild(ctx context.Context, args []string, stdout, stderr io.Writer) in
 		_, _ = fmt.Fprintln(stderr, "error:", err)
 		return exitFailed
 	}
-	return exitOK
+	return exitDone
 }
 
 // benches lists what package bench measures.

@@ -76,21 +76,33 @@ type Options struct {
 
 // benchmark is one entry of the table.
 type benchmark struct {
-	name string
-	run  func(context.Context, *Options) ([]Figure, error)
+	name, short string
+	run         func(context.Context, *Options) ([]Figure, error)
 }
 
 // table holds the benchmarks in the order of the documentation.
 var table = []benchmark{
-	{"acct", benchAcct},
-	{"acct-durable", benchAcctDurable},
-	{"pair", benchPair},
-	{"node", benchNode},
-	{"cheque", benchCheque},
-	{"journal", benchJournal},
-	{"mem", benchMem},
-	{"recover", benchRecover},
-	{"dial", benchDial},
+	{"acct", "one step of a ledger, with 100k and 1M peers", benchAcct},
+	{"acct-durable", "the same with the book on disk", benchAcctDurable},
+	{"pair", "accounted messages between two hosts", benchPair},
+	{"node", "requests and responses, 64 and 1000 peers", benchNode},
+	{"cheque", "issue, save, send, verify, save, ack", benchCheque},
+	{"journal", "synced records of 256 writers", benchJournal},
+	{"mem", "bytes an account and a connected peer", benchMem},
+	{"recover", "kill -9 to serving, 10^6 accounts", benchRecover},
+	{"dial", "new peers with swap handshake", benchDial},
+}
+
+// Entry is one benchmark in a list.
+type Entry struct{ Name, Short string }
+
+// List returns the benchmarks with what they measure.
+func List() []Entry {
+	list := make([]Entry, len(table))
+	for i := range table {
+		list[i] = Entry{table[i].name, table[i].short}
+	}
+	return list
 }
 
 // Names returns the benchmarks.

@@ -1,0 +1,6 @@
+package testnet
+
+import "github.com/tallystick/tally/swap"
+
+// ParseMode reads the mode of a demo: soft, mock or hard.
+func ParseMode(s string) (swap.Mode, error) { return swap.ParseMode(s) }
