@@ -102,7 +102,10 @@ func (n *Node) queryPage(ctx context.Context, p peer.ID, q rpc.StoreQuery) (rpc.
 	}
 	out := rpc.StorePage{Messages: make([]rpc.Message, len(page.Messages)), Cursor: page.Next, Cost: uint64(page.Units)}
 	for i, m := range page.Messages {
-		out.Messages[i] = rpc.Message{ContentTopic: m.ContentTopic, Payload: m.Payload, Timestamp: m.Timestamp, PubsubTopic: m.PubsubTopic}
+		out.Messages[i] = rpc.Message{ContentTopic: m.ContentTopic, Payload: m.Payload, Timestamp: m.Timestamp}
+		if topic, err := n.topic(m.ContentTopic); err != nil || topic != m.PubsubTopic {
+			out.Messages[i].PubsubTopic = m.PubsubTopic // what is left out is what an import here would give it
+		}
 	}
 	return out, nil
 }

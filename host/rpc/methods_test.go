@@ -61,7 +61,7 @@ func TestCodesAreStable(t *testing.T) {
 	}
 }
 
-func TestReference(t *testing.T) { golden(t, "testdata/rpc.md", Reference()) }
+func TestReference(t *testing.T) { golden(t, "../../docs/rpc.md", Reference()) }
 
 // The keys of every row, in order: scripts rely on them.
 func TestRowKeys(t *testing.T) {
