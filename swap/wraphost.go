@@ -83,6 +83,9 @@ type meteredHost struct {
 	rules map[protocol.ID]*Rule
 }
 
+// Unwrap returns the host below, whose streams are not metered.
+func (w *meteredHost) Unwrap() host.Host { return w.Host }
+
 // SetStreamHandler meters the handler where a rule names its protocol.
 func (w *meteredHost) SetStreamHandler(id protocol.ID, handler network.StreamHandler) {
 	w.Host.SetStreamHandler(id, w.meter(handler))
