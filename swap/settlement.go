@@ -240,7 +240,7 @@ func (l *Ledger) receive(target tally.Amount) {
 // ask for them back.
 func (l *Ledger) matchPaid(consumedByPeer tally.Amount) {
 	if l.shadow == 0 && consumedByPeer > l.served && consumedByPeer <= maxLedgerAmount {
-		l.raiseServed(min(consumedByPeer-l.served, l.prepaidByPeer))
+		l.admit(min(consumedByPeer-l.served, l.prepaidByPeer))
 	}
 }
 

@@ -86,7 +86,7 @@ func (l *Ledger) closeServed(t *Totals) {
 		if more > headroom(l.policy.DisconnectThreshold, l.claim(), 0) {
 			more = min(more, l.prepaidByPeer) // paid units cost nobody anything
 		}
-		l.raiseServed(more)
+		l.admit(more)
 	case t.Consumed < l.served:
 		less := l.served - t.Consumed
 		if less <= slack && l.forgiven+less <= slack+l.received/100 {
@@ -100,6 +100,13 @@ func (l *Ledger) closeServed(t *Totals) {
 	} else {
 		l.flags &^= flagSkewed
 	}
+}
+
+// admit books n units served that the peer says it consumed. Where they were
+// forgiven before, because they were still on their way, they no longer are.
+func (l *Ledger) admit(n tally.Amount) {
+	l.raiseServed(n)
+	l.forgiven = l.forgiven.SaturatingSub(n)
 }
 
 // lowerServed takes back n units served: the peer has it as a credit.

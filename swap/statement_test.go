@@ -209,6 +209,25 @@ func TestStatementWhereWeServe(t *testing.T) {
 			t.Errorf("forgiven %d, want about %d", paying.l.forgiven, bound)
 		}
 	})
+	t.Run("units on their way are not forgiven for ever", func(t *testing.T) {
+		// A meter that counts after the fact holds nothing in flight: the peer
+		// is at rest, honest, and has not seen the last frame yet.
+		x := newTab(t, Policy{}).native()
+		for serial := uint64(1); serial <= 20; serial++ {
+			x.serve(10)
+			before := x.l.served
+			x.do(x.told(0, before-10))
+			if serial%2 == 0 {
+				x.do(x.told(0, before)) // the frame arrived
+			} else {
+				paid := tally.Amount(serial) * 10
+				x.do(Event{Kind: EvCheque, Serial: serial, Cumulative: paid, Covered: paid, Totals: &Totals{Consumed: before}})
+			}
+			if x.l.served != before || x.l.forgiven != 0 || x.l.flags&flagSkewed != 0 {
+				t.Fatalf("after %d rounds: %s", serial, describe(&x.l))
+			}
+		}
+	})
 	t.Run("what a peer paid earns no more than W at once", func(t *testing.T) {
 		x := newTab(t, Policy{}).native()
 		x.serve(10_000)
