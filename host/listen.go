@@ -4,15 +4,16 @@ import (
 	"fmt"
 
 	"github.com/libp2p/go-libp2p"
+	mplex "github.com/libp2p/go-libp2p-mplex"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/net/conngater"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	ws "github.com/libp2p/go-libp2p/p2p/transport/websocket"
-
-	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 
 	"github.com/tallystick/tally/protocols/swapnet"
 )
@@ -49,6 +50,9 @@ func Listen(key crypto.PrivKey, addrs []string, gater *conngater.BasicConnection
 		libp2p.Identity(key),
 		libp2p.ListenAddrStrings(addrs...),
 		libp2p.Transport(tcp.NewTCPTransport), libp2p.Transport(ws.New), libp2p.Transport(quic.NewTransport),
+		// Waku's light clients in JavaScript know no other muxer than mplex; every
+		// other peer takes yamux, which comes first (ADR 0007).
+		libp2p.Muxer(yamux.ID, yamux.DefaultTransport), libp2p.Muxer(mplex.ID, mplex.DefaultTransport),
 		libp2p.ResourceManager(rm), libp2p.ConnectionManager(cm),
 		libp2p.DisableRelay(), libp2p.DisableMetrics(),
 		libp2p.UserAgent(UserAgent),

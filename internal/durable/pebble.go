@@ -16,9 +16,10 @@ const (
 	// second Pebble's default of 4 MiB would flush three times a second.
 	memTableBytes = 16 << 20
 
-	// cacheBytes is the block cache. The books keep their hot state in memory;
-	// the cache serves scans and rare look-ups.
-	cacheBytes = 16 << 20
+	// cacheBytes is the block cache, out of which Pebble also takes its write
+	// buffers. It is filled as blocks are read. With as little as memTableBytes
+	// nothing of it was left, and a page of messages took three times as long.
+	cacheBytes = 64 << 20
 
 	// scanCheckEvery is how many records a scan hands out between two looks at
 	// its ctx.
