@@ -60,6 +60,9 @@ type Config struct {
 	Notify func(Notice)
 	// Logger default: slog.Default.
 	Logger *slog.Logger
+
+	// clock is the wall clock in Unix seconds; tests set it back.
+	clock func() int64
 }
 
 // NoticeKind names what a Notice tells. Values are stable words of the API.
@@ -175,6 +178,9 @@ func (cfg Config) complete() (Config, error) {
 	}
 	if cfg.KeyOf == nil {
 		cfg.KeyOf = func(p peer.ID) (crypto.PubKey, error) { return p.ExtractPublicKey() }
+	}
+	if cfg.clock == nil {
+		cfg.clock = func() int64 { return time.Now().Unix() }
 	}
 	if cfg.Notify == nil {
 		cfg.Notify = func(Notice) {}
@@ -368,7 +374,7 @@ func (b *Book) failure() error {
 func (b *Book) now() Instant { return Instant(time.Since(b.started)) + 1 }
 
 // unix is the wall clock, for dates on the wire and the age of records.
-func (b *Book) unix() int64 { return time.Now().Unix() }
+func (b *Book) unix() int64 { return b.cfg.clock() }
 
 // transact runs one event that touches money: step, save the record together
 // with what more adds (synced), and only then hand the later effects back. more

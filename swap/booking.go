@@ -27,21 +27,18 @@ func (b *Book) bookNow(p peer.ID, service string, dir Direction, units tally.Amo
 	if err := b.usable(); err != nil {
 		return err
 	}
-	ev := Event{Kind: EvCommit, Dir: dir, Units: units}
-	return b.book(p, service, &ev)
-}
-
-func (b *Book) book(p peer.ID, service string, ev *Event) error {
 	s, a, err := b.lock(p)
 	if err != nil {
 		return err
 	}
-	return b.bookLocked(s, a, service, ev)
+	ev := Event{Kind: EvCommit, Dir: dir, Units: units}
+	return b.bookLocked(s, a, service, &ev, true)
 }
 
 // bookLocked applies a commit and unlocks the shard. The message path ends
-// here in the common case: one step, no allocation.
-func (b *Book) bookLocked(s *shard, a *account, service string, ev *Event) error {
+// here in the common case: one step, no allocation. tellFull asks for
+// ErrOverThreshold where the tab is at its limit now.
+func (b *Book) bookLocked(s *shard, a *account, service string, ev *Event, tellFull bool) error {
 	now := b.now()
 	fx, err := b.apply(s, a, now, ev)
 	if err != nil {
@@ -58,7 +55,7 @@ func (b *Book) bookLocked(s *shard, a *account, service string, ev *Event) error
 		a.wakeAll() // what the peer owes us adds to what we may consume
 	}
 	mustFlush := a.ledger.MustFlush()
-	full := ev.Held == 0 && b.fullLocked(a, now, ev.Dir)
+	full := tellFull && b.fullLocked(a, now, ev.Dir)
 	if full && ev.Dir == Serve {
 		b.denied(s, a, now) // a service that counts afterwards refuses by this error
 	}

@@ -134,6 +134,9 @@ func (r *crashRun) judge() {
 		row := n.row(other)
 		l := n.tab(other.id)
 		policy := n.Policy()
+		if r.down <= 1 && l.forgiven != 0 {
+			t.Errorf("one crash cost %s %d units", n.name, l.forgiven)
+		}
 		if limit := policy.Slack() + row.Received/100; l.forgiven > limit {
 			t.Errorf("%s forgave %d, limit %d", n.name, l.forgiven, limit)
 		}

@@ -262,6 +262,7 @@ func (e end) Send(_ context.Context, p peer.ID, m Message) error {
 	if !up || p != w.other(e.from).id {
 		return ErrNoSession
 	}
+	e.from.savedFirst(p, m)
 	if ask != nil {
 		if carry, err := ask(e.from, m); err != nil || !carry {
 			return err
@@ -274,6 +275,25 @@ func (e end) Send(_ context.Context, p peer.ID, m Message) error {
 		w.queue[p] <- m
 	}
 	return nil
+}
+
+// savedFirst fails the test where a message leaves before the disk holds what it
+// says. It is asked for every message of every test.
+func (n *node) savedFirst(to peer.ID, m Message) {
+	switch m := m.(type) {
+	case *Cheque:
+		l, _ := n.onDisk(to)
+		c, err := n.getCheque(shelfChequeSent, to)
+		if err != nil || c == nil || c.Serial < m.Serial || l.sentSerial < m.Serial || l.issued < m.Cumulative {
+			n.t.Errorf("%s sends cheque %d over %d before it is on disk: %s, %v", n.name, m.Serial, m.Cumulative, describe(&l), err)
+		}
+	case *Ack:
+		l, _ := n.onDisk(to)
+		c, err := n.getCheque(shelfChequeReceived, to)
+		if err != nil || c == nil || c.Serial < m.Serial || l.received < m.Credited {
+			n.t.Errorf("%s acks %d up to %d before it is on disk: %s, %v", n.name, m.Serial, m.Credited, describe(&l), err)
+		}
+	}
 }
 
 func (e end) Disconnect(peer.ID) error { return nil }

@@ -343,10 +343,12 @@ func (h Hold) Commit(units tally.Amount) error {
 	a := h.end(s, st)
 	if a == nil { // expired, and the account left memory
 		s.mu.Unlock()
-		return b.book(p, service, &ev)
+		if s, a, err = b.lock(p); err != nil {
+			return err
+		}
 	}
 	a.wakeAll() // a place is free, and perhaps a part of the room
-	return b.bookLocked(s, a, service, &ev)
+	return b.bookLocked(s, a, service, &ev, false)
 }
 
 // Release gives an unused reservation back: the request never left, or the
