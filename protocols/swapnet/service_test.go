@@ -4,14 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"github.com/tallystick/tally/swap"
 )
@@ -361,10 +365,10 @@ func TestTieBreak(t *testing.T) {
 // lingers. The new session replaces the old one, whoever opened that, and no
 // message of the old one is booked on the new.
 func TestReconnectReplaces(t *testing.T) {
-	key := newKey(t)
 	for _, outbound := range []bool{false, true} {
 		t.Run(fmt.Sprintf("old stream outbound=%v", outbound), func(t *testing.T) {
 			hb := newHost(t)
+			key := higherKey(t, hb.ID()) // so that at once, the stream of hb would win
 			b := newNode(t, hb, Limits{Overlap: time.Nanosecond})
 			old, again := newHost(t, libp2p.Identity(key)), newHost(t, libp2p.Identity(key))
 			var first *rawPeer
@@ -398,6 +402,94 @@ func TestReconnectReplaces(t *testing.T) {
 			close(free)
 			b.want(t, "statement 1 0", "statement 2 0", "end", begun77, "statement 3 0")
 			b.wantEnd(t, StatusReplaced)
+		})
+	}
+}
+
+// higherKey returns a key whose peer id is above id.
+func higherKey(t testing.TB, id peer.ID) crypto.PrivKey {
+	t.Helper()
+	for {
+		key := newKey(t)
+		if got, err := peer.IDFromPrivateKey(key); err != nil {
+			t.Fatal(err)
+		} else if got > id {
+			return key
+		}
+	}
+}
+
+// TestJudge holds a new stream against one that is there, in every pair of
+// protocol, direction, connection and age.
+func TestJudge(t *testing.T) {
+	type conn struct {
+		network.Conn
+		_ int
+	}
+	low, high := hosts(t)
+	one, two := &conn{}, &conn{}
+	const fresh, aged = time.Second, time.Minute
+	type stream struct {
+		proto   protocol.ID
+		inbound bool
+		conn    *conn
+	}
+	tests := []struct {
+		name    string
+		self    host.Host
+		old     stream
+		age     time.Duration // of the old session; 0: still shakes hands
+		opening bool          // instead of old
+		new     stream
+		want    Status
+	}{
+		{name: "same direction, same connection", old: stream{ProtocolNative, true, one}, new: stream{ProtocolNative, true, one}, want: StatusDuplicate},
+		{name: "same direction, same connection, aged", old: stream{ProtocolNative, true, one}, age: aged, new: stream{ProtocolNative, true, one}, want: StatusDuplicate},
+		{name: "same direction, new connection", old: stream{ProtocolNative, true, one}, age: fresh, new: stream{ProtocolNative, true, two}},
+		{name: "we are lower, theirs comes second", old: stream{ProtocolNative, false, one}, age: fresh, new: stream{ProtocolNative, true, two}, want: StatusTieBreak},
+		{name: "we are lower, theirs comes while ours shakes hands", old: stream{ProtocolNative, false, one}, new: stream{ProtocolNative, true, two}, want: StatusTieBreak},
+		{name: "we are lower, theirs comes while we open", opening: true, new: stream{ProtocolNative, true, two}, want: StatusTieBreak},
+		{name: "we are lower, ours comes second", old: stream{ProtocolNative, true, one}, age: fresh, new: stream{ProtocolNative, false, two}},
+		{name: "we are higher, theirs comes second", self: high, old: stream{ProtocolNative, false, one}, age: fresh, new: stream{ProtocolNative, true, two}},
+		{name: "we are higher, theirs comes while we open", self: high, opening: true, new: stream{ProtocolNative, true, two}},
+		{name: "we are higher, ours comes second", self: high, old: stream{ProtocolNative, true, one}, age: fresh, new: stream{ProtocolNative, false, two}, want: StatusTieBreak},
+		{name: "other direction, aged, same connection", old: stream{ProtocolNative, false, one}, age: aged, new: stream{ProtocolNative, true, one}, want: StatusTieBreak},
+		{name: "other direction, aged, new connection", old: stream{ProtocolNative, false, one}, age: aged, new: stream{ProtocolNative, true, two}},
+		{name: "alpha1 after native", old: stream{ProtocolNative, true, one}, age: fresh, new: stream{ProtocolAlpha1, true, two}, want: StatusDuplicate},
+		{name: "alpha1 after native, aged, new connection", old: stream{ProtocolNative, true, one}, age: aged, new: stream{ProtocolAlpha1, true, two}},
+		{name: "native after alpha1", old: stream{ProtocolAlpha1, true, one}, age: fresh, new: stream{ProtocolNative, true, one}},
+		{name: "alpha1 each way", old: stream{ProtocolAlpha1, false, one}, age: fresh, new: stream{ProtocolAlpha1, true, one}},
+		{name: "alpha1 while we open", opening: true, new: stream{ProtocolAlpha1, true, one}},
+	}
+	now := time.Now()
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			self, other := low, high
+			if tt.self == high {
+				self, other = high, low
+			}
+			s, err := New(self, newFakeBook(t), Config{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			s.now = func() time.Time { return now }
+			of := func(x stream) *session {
+				return &session{peer: other.ID(), proto: x.proto, inbound: x.inbound, conn: x.conn}
+			}
+			ps := &peerState{opening: tt.opening}
+			if !tt.opening {
+				old := of(tt.old)
+				if tt.age > 0 {
+					old.since = now.Add(-tt.age)
+				}
+				ended := of(tt.old) // one that is stopped never counts
+				ended.why.Store(1)
+				ps.sessions = []*session{ended, old}
+			}
+			if got, _ := s.judge(ps, of(tt.new)); got != tt.want {
+				t.Fatalf("%v, want %v", got, tt.want)
+			}
 		})
 	}
 }
@@ -542,6 +634,19 @@ func TestSendToPeerThatDoesNotRead(t *testing.T) {
 		err := a.Send(ctx, hb.ID(), big)
 		return errors.Is(err, ErrNotSent) && errors.Is(err, context.DeadlineExceeded)
 	})
+	a.Service.mu.Lock()
+	sess := a.live(hb.ID())
+	a.Service.mu.Unlock()
+	for len(a.ended) == 0 { // until the frame timeout
+		sess.out.mu.Lock()
+		held := sess.out.bytes
+		sess.out.mu.Unlock()
+		if held > MaxNativeFrame {
+			t.Errorf("%d bytes are held", held)
+			break
+		}
+		runtime.Gosched()
+	}
 	a.wantEnd(t, StatusSlow)
 	a.want(t, "end")
 	close(stop)
