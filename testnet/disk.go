@@ -2,11 +2,14 @@ package testnet
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-datastore/query"
@@ -143,11 +146,11 @@ func (l *lifeline) arm(n int, after bool, onKill func()) {
 	l.at, l.after, l.onKill = l.commits+n, after, onKill
 }
 
-// made returns the number of commits so far.
-func (l *lifeline) made() int {
+// disarm takes a fault back that has not struck.
+func (l *lifeline) disarm() {
 	l.count.Lock()
 	defer l.count.Unlock()
-	return l.commits
+	l.at = 0
 }
 
 func (l *lifeline) commit(ctx context.Context, b *durable.Batch) error {
@@ -273,3 +276,47 @@ func (b *diskBatch) Delete(_ context.Context, key datastore.Key) error {
 }
 
 func (b *diskBatch) Commit(ctx context.Context) error { return b.line.commit(ctx, &b.batch) }
+
+// Where a ledger record of package swap holds its time, in 64-bit words.
+const (
+	ledgerRecord  byte = 1 // its version
+	ledgerUsedAt       = 19
+	ledgerPayload      = 20*8 + 2
+)
+
+// shiftClock makes the disk of a closed peer as if the wall clock had been set by
+// d while it was down: what it wrote lies as much later or earlier.
+func (d *disk) shiftClock(by time.Duration) error {
+	line, err := d.open()
+	if err != nil {
+		return err
+	}
+	err = shiftRecords(line.store, -by)
+	return errors.Join(err, d.close(0))
+}
+
+func shiftRecords(s *durable.Store, by time.Duration) error {
+	ctx := context.Background()
+	var b durable.Batch
+	err := s.Scan(ctx, "/swap/", "", func(key string, value []byte) error {
+		if !strings.Contains(key, "/l/") {
+			return nil
+		}
+		_, payload, err := durable.Unseal(key, ledgerRecord, value)
+		if err != nil {
+			return err
+		}
+		if len(payload) != ledgerPayload {
+			return fmt.Errorf("testnet: a ledger record has %d bytes, want %d: its layout has changed", len(payload), ledgerPayload)
+		}
+		payload = append([]byte(nil), payload...)
+		at := payload[8*ledgerUsedAt:]
+		binary.BigEndian.PutUint64(at, binary.BigEndian.Uint64(at)+uint64(by/time.Second))
+		b.Put(key, durable.Seal(nil, key, ledgerRecord, payload))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return s.Commit(ctx, &b)
+}

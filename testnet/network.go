@@ -70,14 +70,15 @@ type Network struct {
 	ownsDir bool
 
 	// mu guards the fields below.
-	mu    sync.Mutex
-	peers map[string]*Peer
-	names []string // in the order of Add
+	mu      sync.Mutex
+	peers   map[string]*Peer
+	names   []string      // in the order of Add
+	changed chan struct{} // closed and renewed at each notice of any peer
 }
 
 // NewNetwork returns a network without peers.
 func NewNetwork(cfg NetworkConfig) (*Network, error) {
-	n := &Network{cfg: cfg, peers: make(map[string]*Peer)}
+	n := &Network{cfg: cfg, peers: make(map[string]*Peer), changed: make(chan struct{})}
 	if cfg.Logger == nil {
 		n.cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -208,7 +209,7 @@ func (n *Network) Close() error {
 	var errs []error
 	for _, p := range n.Peers() {
 		if _, err := p.Node(); err == nil {
-			errs = append(errs, p.Stop())
+			errs = append(errs, p.Stop(context.Background()))
 		}
 		errs = append(errs, p.disk.drop())
 	}
@@ -315,6 +316,11 @@ func (p *Peer) Start(_ context.Context) (err error) {
 	if err != nil {
 		return errors.Join(fmt.Errorf("testnet: start %s: %w", p.Name, err), h.Close(), p.disk.close(0))
 	}
+	h.Network().Notify(&network.NotifyBundle{DisconnectedF: func(network.Network, network.Conn) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.wakeLocked()
+	}})
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.node, p.host, p.line, p.killed = node, h, line, make(chan struct{})
@@ -322,15 +328,27 @@ func (p *Peer) Start(_ context.Context) (err error) {
 	return nil
 }
 
-// Stop ends a life cleanly: sessions end, the books are saved. ErrDown.
-func (p *Peer) Stop() error {
+// Stop ends a life cleanly: sessions end, the books are saved. It returns when
+// the peers that were connected know. ErrDown.
+func (p *Peer) Stop(ctx context.Context) error {
 	p.life.Lock()
 	defer p.life.Unlock()
 	node, h, _, err := p.end()
 	if err != nil {
 		return err
 	}
-	return errors.Join(node.Close(), h.Close(), p.disk.close(0))
+	return errors.Join(node.Close(), h.Close(), p.disk.close(0), p.left(ctx))
+}
+
+// left waits until no other peer has a session or a connection with this one.
+func (p *Peer) left(ctx context.Context) error {
+	var errs []error
+	for _, other := range p.net.Peers() {
+		if other != p {
+			errs = append(errs, other.gone(ctx, p.ID))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Kill ends a life between two instructions: nothing more is written, all
@@ -354,13 +372,7 @@ func (p *Peer) KillTorn(ctx context.Context, seed uint64) error {
 	// The node finds its disk dead: its error is expected, and its goroutines
 	// have to end.
 	_ = node.Close()
-	err = errors.Join(err, p.disk.close(seed))
-	for _, other := range p.net.Peers() {
-		if other != p {
-			err = errors.Join(err, other.gone(ctx, p.ID))
-		}
-	}
-	return err
+	return errors.Join(err, p.disk.close(seed), p.left(ctx))
 }
 
 // end takes the parts of the life that ends now.
@@ -386,6 +398,28 @@ func (p *Peer) Erase() error {
 	return p.disk.erase()
 }
 
+// ShiftClock sets the wall clock of a peer that is down: what its disk tells of
+// the time lies as much earlier or later. A running peer cannot have a clock of
+// its own in one process. ErrUp.
+func (p *Peer) ShiftClock(by time.Duration) error {
+	p.life.Lock()
+	defer p.life.Unlock()
+	if _, err := p.Node(); err == nil {
+		return fmt.Errorf("%w: %s", ErrUp, p.Name)
+	}
+	return p.disk.shiftClock(by)
+}
+
+// disarm takes back CrashAtSave and CrashAtSend.
+func (p *Peer) disarm() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.line != nil {
+		p.line.disarm()
+	}
+	p.wire.set(nil)
+}
+
 // Tap sends every swap frame of this life past hook, which is called on the
 // goroutine that writes. Nil ends it.
 func (p *Peer) Tap(hook func(Frame) Fate) { p.wire.set(hook) }
@@ -399,8 +433,7 @@ func (p *Peer) CrashAtSave(n int, after bool) error {
 	if p.line == nil {
 		return fmt.Errorf("%w: %s", ErrDown, p.Name)
 	}
-	killed := p.killed
-	p.line.arm(n, after, sync.OnceFunc(func() { close(killed) }))
+	p.line.arm(n, after, p.strike())
 	return nil
 }
 
@@ -411,7 +444,7 @@ func (p *Peer) CrashAtSend(n int, after bool) error {
 	if p.line == nil {
 		return fmt.Errorf("%w: %s", ErrDown, p.Name)
 	}
-	line, killed := p.line, p.killed
+	line, strike := p.line, p.strike()
 	count := 0
 	var mu sync.Mutex // one wire, several streams
 	p.wire.set(func(Frame) Fate {
@@ -425,13 +458,27 @@ func (p *Peer) CrashAtSend(n int, after bool) error {
 			return Cut
 		}
 		line.cut()
-		close(killed)
+		if after {
+			defer strike() // the frame leaves first
+		} else {
+			strike()
+		}
 		if after {
 			return CutAfter
 		}
 		return Cut
 	})
 	return nil
+}
+
+// strike returns what a fault does beside cutting the disk: the machine is off
+// the net, and whoever waits is told. The caller holds mu.
+func (p *Peer) strike() func() {
+	killed, h := p.killed, p.host
+	return sync.OnceFunc(func() {
+		close(killed)
+		go func() { _ = h.Close() }() // ends soon; Kill waits for it
+	})
 }
 
 // Killed returns a channel that is closed when a fault of this life has struck.
@@ -450,8 +497,25 @@ func (p *Peer) notify(n swap.Notice) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.notices[n.Kind]++
+	p.wakeLocked()
+}
+
+// wakeLocked wakes who waits for a change of this peer or of any. The caller
+// holds mu.
+func (p *Peer) wakeLocked() {
 	close(p.changed)
 	p.changed = make(chan struct{})
+	p.net.mu.Lock()
+	defer p.net.mu.Unlock()
+	close(p.net.changed)
+	p.net.changed = make(chan struct{})
+}
+
+// Changed returns a channel that is closed at the next notice of any peer.
+func (n *Network) Changed() <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.changed
 }
 
 // Notices returns how often a notice came in this life.
@@ -468,8 +532,8 @@ func (p *Peer) Changed() <-chan struct{} {
 	return p.changed
 }
 
-// gone waits until this peer has no session with another. A peer that is down
-// has none.
+// gone waits until this peer has neither session nor connection with another. A
+// peer that is down has none.
 func (p *Peer) gone(ctx context.Context, other peer.ID) error {
 	ctx, cancel := context.WithTimeout(ctx, stopWithin)
 	defer cancel()
@@ -477,20 +541,26 @@ func (p *Peer) gone(ctx context.Context, other peer.ID) error {
 		changed := p.Changed()
 		node, err := p.Node()
 		if err != nil {
-			return nil // it is down
+			return nil //nolint:nilerr // it is down
 		}
-		known, err := node.Book().Known(other)
-		if err != nil || !known {
-			return nil //nolint:nilerr // a book that cannot be read has no session either
-		}
-		row, err := node.Book().Row(other)
-		if err != nil || !row.Connected {
-			return nil //nolint:nilerr // as above
+		connected := node.Host().Network().Connectedness(other) == network.Connected
+		if !connected && !inSession(node.Book(), other) {
+			return nil
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return fmt.Errorf("testnet: %s still has a session with %s: %w", p.Name, other, ctx.Err())
+			return fmt.Errorf("testnet: %s is still connected to %s: %w", p.Name, other, ctx.Err())
 		}
 	}
+}
+
+// inSession asks a book, and does not make an account by asking. A book that
+// cannot be read has no session either.
+func inSession(b *swap.Book, with peer.ID) bool {
+	if known, err := b.Known(with); err != nil || !known {
+		return false
+	}
+	row, err := b.Row(with)
+	return err == nil && row.Connected
 }

@@ -1,0 +1,120 @@
+package testnet
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/tallystick/tally"
+)
+
+// Tab is one side of a tab, as far as in-process peers and live ones both tell.
+type Tab struct {
+	Connected                  bool
+	Balance                    int64
+	Served, Consumed           tally.Amount
+	Paid, Received             tally.Amount
+	Reserved, Shadow           tally.Amount
+	Exposure                   tally.Amount
+	RoomServe, RoomConsume     tally.Amount
+	PeerThreshold              tally.Amount
+	Skew                       int64
+	Blocked                    time.Duration
+	SentSerial, ReceivedSerial uint64
+	Pending                    bool // a cheque of ours is not acked
+	Forgiven, Unanswered       tally.Amount
+}
+
+// mirrors reports whether two sides are one tab.
+func (t *Tab) mirrors(o *Tab) bool {
+	return t.Balance == -o.Balance && t.Served == o.Consumed && t.Consumed == o.Served &&
+		t.Paid == o.Received && t.Received == o.Paid
+}
+
+// Stats is what one peer counts.
+type Stats struct {
+	Sessions, Sent, Acked, Received, Refused, Denied, ServiceRefused, Blocked uint64
+	Accounts, Holds                                                           int
+	Strangers, Exposure                                                       tally.Amount
+	SwapStreams                                                               int
+	Got                                                                       int // messages of the last query
+}
+
+// figure is a number that a check can compare: of a tab, or of a peer.
+type figure struct {
+	tab   func(*Tab) int64
+	peer  func(*Stats) int64
+	local bool // cannot be read over RPC
+}
+
+var figures = map[string]figure{
+	"balance":          {tab: func(t *Tab) int64 { return t.Balance }},
+	"served":           {tab: func(t *Tab) int64 { return int64(t.Served) }},
+	"consumed":         {tab: func(t *Tab) int64 { return int64(t.Consumed) }},
+	"paid":             {tab: func(t *Tab) int64 { return int64(t.Paid) }},
+	"received":         {tab: func(t *Tab) int64 { return int64(t.Received) }},
+	"reserved":         {tab: func(t *Tab) int64 { return int64(t.Reserved) }},
+	"shadow":           {tab: func(t *Tab) int64 { return int64(t.Shadow) }},
+	"exposure":         {tab: func(t *Tab) int64 { return int64(t.Exposure) }},
+	"headroom-serve":   {tab: func(t *Tab) int64 { return int64(t.RoomServe) }},
+	"headroom-consume": {tab: func(t *Tab) int64 { return int64(t.RoomConsume) }},
+	"peer-threshold":   {tab: func(t *Tab) int64 { return int64(t.PeerThreshold) }},
+	"skew":             {tab: func(t *Tab) int64 { return t.Skew }},
+	"connected":        {tab: func(t *Tab) int64 { return bit(t.Connected) }},
+	"blocked":          {tab: func(t *Tab) int64 { return int64((t.Blocked + time.Second - 1) / time.Second) }},
+	"cheque-sent":      {tab: func(t *Tab) int64 { return int64(t.SentSerial) }},
+	"cheque-received":  {tab: func(t *Tab) int64 { return int64(t.ReceivedSerial) }},
+	"cheque-pending":   {tab: func(t *Tab) int64 { return bit(t.Pending) }},
+	"forgiven":         {tab: func(t *Tab) int64 { return int64(t.Forgiven) }, local: true},
+	"unanswered":       {tab: func(t *Tab) int64 { return int64(t.Unanswered) }, local: true},
+
+	"got":              {peer: func(s *Stats) int64 { return int64(s.Got) }},
+	"accounts":         {peer: func(s *Stats) int64 { return int64(s.Accounts) }},
+	"total-exposure":   {peer: func(s *Stats) int64 { return int64(s.Exposure) }},
+	"sessions":         {peer: func(s *Stats) int64 { return int64(s.Sessions) }, local: true},
+	"cheques-sent":     {peer: func(s *Stats) int64 { return int64(s.Sent) }, local: true},
+	"cheques-acked":    {peer: func(s *Stats) int64 { return int64(s.Acked) }, local: true},
+	"cheques-received": {peer: func(s *Stats) int64 { return int64(s.Received) }, local: true},
+	"cheques-refused":  {peer: func(s *Stats) int64 { return int64(s.Refused) }, local: true},
+	"cheques-denied":   {peer: func(s *Stats) int64 { return int64(s.Denied) }, local: true},
+	"service-refused":  {peer: func(s *Stats) int64 { return int64(s.ServiceRefused) }, local: true},
+	"peers-blocked":    {peer: func(s *Stats) int64 { return int64(s.Blocked) }, local: true},
+	"holds":            {peer: func(s *Stats) int64 { return int64(s.Holds) }, local: true},
+	"strangers-credit": {peer: func(s *Stats) int64 { return int64(s.Strangers) }, local: true},
+	"swap-streams":     {peer: func(s *Stats) int64 { return int64(s.SwapStreams) }, local: true},
+}
+
+// Figures returns the names that a check can compare.
+func Figures() []string {
+	var names []string
+	for name := range figures {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func bit(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// driver carries out the statements of a scenario: on peers in this process, or
+// on live ones. Its methods are called one at a time.
+type driver interface {
+	// do carries out a plain statement, within ctx.
+	do(ctx context.Context, st *statement) error
+	// tab and stats read figures.
+	tab(ctx context.Context, at, with string) (Tab, error)
+	stats(ctx context.Context, at string) (Stats, error)
+	// changed returns a channel that is closed when figures may have changed;
+	// nil where nobody tells.
+	changed() <-chan struct{}
+	// arm makes a peer crash at a point from now on; recover starts it again
+	// where the crash struck, and reports whether it did.
+	arm(ctx context.Context, name string, at crashPoint) error
+	recover(ctx context.Context, name string) (struck bool, err error)
+	close() error
+}
