@@ -80,7 +80,7 @@ func chequeSerial(ctx context.Context, o *Options) (_ []Figure, err error) {
 		return nil, err
 	}
 	f := rate("cheque/serial", "cheques/s", m[0], m[1], "2 signatures, 2 checks and 3 fdatasync in a row", 1500).
-		with("p50_goal_ms", 0.7).note("debt, issue, save, send, verify, save, ack, verify, save; the network is not in the limit")
+		with("p50_goal_ms", 0.7).note("debt, issue, save, send, verify, save, ack, verify, save; the network is not in the limit").withCPU(m[0], series{})
 	f.P50, f.P99 = percentiles(lats)
 	f.GoalMet = f.GoalMet && f.P50 <= 0.7
 	return []Figure{f}, nil
@@ -157,7 +157,7 @@ func chequeCrowd(ctx context.Context, o *Options) (_ []Figure, err error) {
 	f := rate("cheque/in-flight", "cheques/s", m[0], m[1],
 		"the lesser of all cores on 2 signatures and 2 checks, and Pebble's synced records by 256 writers over 3", 5000).
 		with("in_flight", n).with("peers", n).
-		note("both ends of all %d pairs share the machine and its disk", n)
+		note("both ends of all %d pairs share the machine and its disk", n).withCPU(m[0], series{})
 	f.P50, f.P99 = percentiles(lats)
 	return []Figure{f}, nil
 }

@@ -19,7 +19,25 @@ const (
 type probe func(ctx context.Context, d time.Duration) (float64, error)
 
 // series is what the rounds of one probe gave.
-type series []float64
+type series struct {
+	values []float64
+	// cores is how many the process had, on average, while the probe ran.
+	cores []float64
+}
+
+// once is the series of something that is not measured in rounds.
+func once(values ...float64) series { return series{values: values} }
+
+func (s series) median() float64 { return median(s.values) }
+
+// cpuPerOp is the core time of one operation, in microseconds, for a rate.
+func (s series) cpuPerOp() float64 {
+	var list []float64
+	for i := range s.cores {
+		list = append(list, 1e6*s.cores[i]/s.values[i])
+	}
+	return median(list)
+}
 
 // rounds measures the probes in turn, every second round in reverse order.
 func rounds(ctx context.Context, o *Options, probes ...probe) ([]series, error) {
@@ -33,11 +51,13 @@ func rounds(ctx context.Context, o *Options, probes ...probe) ([]series, error) 
 			if err := ctx.Err(); err != nil {
 				return nil, err
 			}
+			begin, cpu := time.Now(), cpuTime()
 			v, err := probes[i](ctx, o.Duration/time.Duration(n))
 			if err != nil {
 				return nil, err
 			}
-			all[i] = append(all[i], v)
+			cores := (cpuTime() - cpu).Seconds() / time.Since(begin).Seconds()
+			all[i].values, all[i].cores = append(all[i].values, v), append(all[i].cores, cores)
 		}
 	}
 	return all, nil
@@ -69,9 +89,9 @@ func percentiles(list []time.Duration) (p50, p99 float64) {
 // rate is a figure where more is better.
 func rate(name, unit string, figure, limit series, limitName string, goal float64) Figure {
 	f := Figure{
-		Name: name, Figure: median(figure), Unit: unit, Limit: median(limit), LimitName: limitName, Goal: goal,
+		Name: name, Figure: figure.median(), Unit: unit, Limit: limit.median(), LimitName: limitName, Goal: goal,
 		Note:   "ratio is figure/limit",
-		Params: map[string]any{"best_round": slices.Max(figure), "limit_best_round": slices.Max(limit)},
+		Params: map[string]any{"best_round": slices.Max(figure.values), "limit_best_round": slices.Max(limit.values)},
 	}
 	f.Ratio, f.GoalMet = f.Figure/f.Limit, goal > 0 && f.Figure >= goal
 	return f
@@ -80,9 +100,9 @@ func rate(name, unit string, figure, limit series, limitName string, goal float6
 // cost is a figure where less is better: a time or a size.
 func cost(name, unit string, figure, limit series, limitName string, goal float64) Figure {
 	f := Figure{
-		Name: name, Figure: median(figure), Unit: unit, Limit: median(limit), LimitName: limitName, Goal: goal,
+		Name: name, Figure: figure.median(), Unit: unit, Limit: limit.median(), LimitName: limitName, Goal: goal,
 		Note:   "ratio is limit/figure",
-		Params: map[string]any{"best_round": slices.Min(figure), "limit_best_round": slices.Min(limit)},
+		Params: map[string]any{"best_round": slices.Min(figure.values), "limit_best_round": slices.Min(limit.values)},
 	}
 	f.Ratio, f.GoalMet = f.Limit/f.Figure, goal > 0 && f.Figure <= goal
 	return f
@@ -106,6 +126,17 @@ func (f Figure) with(key string, value any) Figure {
 	params := maps.Clone(f.Params)
 	params[key] = value
 	f.Params = params
+	return f
+}
+
+// withCPU adds what one operation took of the cores, at both ends together, in
+// the figure and in the limit. Neighbours change that little, so that it holds
+// on a busy machine too.
+func (f Figure) withCPU(figure, limit series) Figure {
+	f = f.with("cores", median(figure.cores)).with("cpu_us_per_op", figure.cpuPerOp())
+	if len(limit.cores) > 0 {
+		f = f.with("limit_cpu_us_per_op", limit.cpuPerOp())
+	}
 	return f
 }
 

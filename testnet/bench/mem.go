@@ -56,8 +56,8 @@ func memAccounts(ctx context.Context, o *Options) (_ []Figure, err error) {
 	hot := float64(unsafe.Sizeof(swap.Ledger{}))
 	const limit = "a map from peer id to a record of the size of the ledger, keys included"
 	return []Figure{
-		cost("mem/record", "B", series{hot}, series{hot}, "itself: the fields of the ledger", 256).note("size of the pure ledger of one peer"),
-		cost("mem/account", "B", series{heap}, series{bare}, limit, 256).note("heap of an idle account with peer id, map and key").with("accounts", n),
+		cost("mem/record", "B", once(hot), once(hot), "itself: the fields of the ledger", 256).note("size of the pure ledger of one peer"),
+		cost("mem/account", "B", once(heap), once(bare), limit, 256).note("heap of an idle account with peer id, map and key").with("accounts", n),
 	}, nil
 }
 
@@ -132,7 +132,7 @@ func memPeers(ctx context.Context, o *Options) (_ []Figure, err error) {
 	idle := (float64(heapIdle+stacksIdle) - float64(heap1+stacks1)) / ends
 	added := (float64(heap2+stacks2) - float64(heap1+stacks1)) / ends
 	return []Figure{
-		cost("mem/peer", "B", series{added}, series{idle}, "a stream of libp2p with a goroutine that waits for its first byte", 8<<10).
+		cost("mem/peer", "B", once(added), once(idle), "a stream of libp2p with a goroutine that waits for its first byte", 8<<10).
 			note("heap and stacks of an idle session, its stream included, over the connection; half of what both ends hold").
 			with("peers", n).with("heap", (float64(heap2)-float64(heap1))/ends).with("stacks", (float64(stacks2)-float64(stacks1))/ends).
 			with("connection", conn),

@@ -191,11 +191,11 @@ func benchPair(ctx context.Context, o *Options) (figures []Figure, err error) {
 		bareEach = "the same stream, one message a Write, nobody counts"
 	)
 	figures = []Figure{
-		rate("pair/batched", "messages/s", m[1], m[0], bare, 1.2e6).note("32 messages a Write; one Credit and one Debit for each message"),
+		rate("pair/batched", "messages/s", m[1], m[0], bare, 1.2e6).note("32 messages a Write; one Credit and one Debit for each message").withCPU(m[1], m[0]),
 		rate("pair/batched-bursts", "messages/s", m[2], m[0], bare, 1.2e6).wantRatio(0.9).
-			note("32 messages a Write; one Reserve and Commit for a Write, one Debit for what arrived together"),
+			note("32 messages a Write; one Reserve and Commit for a Write, one Debit for what arrived together").withCPU(m[2], m[0]),
 		rate("pair/single", "messages/s", m[4], m[3], bareEach, 165e3).wantRatio(0.9).
-			note("one message a Write; one Credit and one Debit for each message"),
+			note("one message a Write; one Credit and one Debit for each message").withCPU(m[4], m[3]),
 	}
 	for i := range figures {
 		figures[i] = figures[i].with("payment_threshold", 1_000_000).with("cheques", cheques)
@@ -208,8 +208,8 @@ func benchPair(ctx context.Context, o *Options) (figures []Figure, err error) {
 		return nil, err
 	}
 	for _, f := range []Figure{
-		rate("pair/batched/default-thresholds", "messages/s", m[1], m[0], bare, 0),
-		rate("pair/single/default-thresholds", "messages/s", m[3], m[2], bareEach, 0),
+		rate("pair/batched/default-thresholds", "messages/s", m[1], m[0], bare, 0).withCPU(m[1], m[0]),
+		rate("pair/single/default-thresholds", "messages/s", m[3], m[2], bareEach, 0).withCPU(m[3], m[2]),
 	} {
 		figures = append(figures, f.with("payment_threshold", 100).with("cheques", cheques).
 			note("a cheque every 100 messages, and nothing is sent until it is acked"))

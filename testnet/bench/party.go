@@ -212,8 +212,8 @@ func newPair(ctx context.Context, dir string, policy swap.Policy) (a, b *party, 
 }
 
 // openDisk opens a store on disk without the engine's chatter.
-func openDisk(dir string) (*durable.Store, error) {
-	return durable.Open(dir, durable.WithLogger(slog.New(slog.DiscardHandler)))
+func openDisk(dir string, opts ...durable.Option) (*durable.Store, error) {
+	return durable.Open(dir, append(opts, durable.WithLogger(slog.New(slog.DiscardHandler)))...)
 }
 
 // noDisk is a store that takes everything and keeps nothing.
