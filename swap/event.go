@@ -101,6 +101,9 @@ type Totals struct {
 	// Served is all that the teller ever served the other side, Consumed all
 	// that it ever consumed from it.
 	Served, Consumed tally.Amount
+	// Paid is all that the teller's cheques ever paid the other side, Received
+	// all that it credited of the other side's.
+	Paid, Received tally.Amount
 	// SeenServed and SeenConsumed are the other side's Served and Consumed that
 	// the teller knew when it spoke. Only a figure told in knowledge of ours is
 	// a final one.

@@ -447,22 +447,28 @@ func (l *Ledger) beginSession(now Instant, t *Terms) ([]Effect, error) {
 	if t == nil {
 		return nil, fmt.Errorf("%w: session without terms", ErrUnexpected)
 	}
+	paid := l.paid
 	l.flags |= flagReady
 	l.flags &^= flagNative
 	if t.Native {
 		l.flags |= flagNative
+	} else if l.policy.Mode == ModeMock { // a voucher is not given up for karma
+		l.countAsPaid()
 	}
 	l.peerMode = t.Mode
 	l.peerPayment = l.policy.peerThreshold(t.PaymentThreshold)
 	l.peerDisconnect = t.DisconnectThreshold
 	l.attempts, l.retryAt = 0, 0
-	if fx := l.resume(now); fx != nil {
-		return append(fx, Effect{Kind: FxWake}), nil
+	var fx []Effect
+	if l.paid != paid {
+		fx = append(fx, Effect{Kind: FxSave})
 	}
-	if l.shouldSettle(now) {
-		return append(l.startSettle(now), Effect{Kind: FxWake}), nil
+	if again := l.resume(now); again != nil {
+		fx = append(fx, again...)
+	} else if l.shouldSettle(now) {
+		fx = append(fx, l.startSettle(now)...)
 	}
-	return []Effect{{Kind: FxWake}}, nil
+	return append(fx, Effect{Kind: FxWake}), nil
 }
 
 // tick is called about once a second for a peer with a session or a debt.

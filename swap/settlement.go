@@ -26,7 +26,7 @@ func (l *Ledger) canSettle() bool {
 
 func (l *Ledger) shouldSettle(now Instant) bool {
 	debt := l.owed.Debt()
-	return debt != 0 && l.canSettle() && l.peerPayment != 0 && debt >= l.trigger() && now >= l.retryAt
+	return debt != 0 && l.canSettle() && debt >= l.trigger() && now >= l.retryAt
 }
 
 // startSettle intends one cheque for the exact debt. The cumulative never
@@ -93,6 +93,20 @@ func (l *Ledger) resume(now Instant) []Effect {
 	}
 }
 
+// countAsPaid ends a settlement whose cheque may have left, where the peer now
+// speaks the seed's protocol: no ack will come, and sending again would pay
+// again. Should the peer come back with our own protocol, the handshake shows it
+// the cheque.
+func (l *Ledger) countAsPaid() {
+	if l.settle != settlePending && l.settle != settleRefused {
+		return
+	}
+	l.moveSettle(settleIdle)
+	l.bookToPeer(l.issued - l.paid)
+	l.paid = l.issued
+	l.flags |= flagKarmaSent
+}
+
 // backoff is the wait after the n-th failure in a row.
 func backoff(n uint8) time.Duration {
 	if n >= 6 {
@@ -130,11 +144,9 @@ func (l *Ledger) issuedCheque(now Instant, ev *Event) ([]Effect, error) {
 	l.retryAt = now.Add(ackAfter)
 	if l.flags&flagNative == 0 {
 		// The seed has no ack: a cheque counts as paid once it may have left.
-		l.moveSettle(settleIdle)
-		l.bookToPeer(l.issued - l.paid)
-		l.paid = l.issued
+		l.moveSettle(settlePending)
+		l.countAsPaid()
 		l.retryAt = 0
-		l.flags |= flagKarmaSent
 		return append(fx, Effect{Kind: FxWake}), nil
 	}
 	l.moveSettle(settlePending)
@@ -160,13 +172,15 @@ func (l *Ledger) ack(now Instant, ev *Event) ([]Effect, error) {
 		return nil, fmt.Errorf("%w: serial %d was never sent", ErrBadAck, ev.Serial)
 	case ev.Cumulative > l.issued:
 		return nil, fmt.Errorf("%w: credits %d of %d", ErrBadAck, ev.Cumulative, l.issued)
-	case ev.Cumulative < l.paid:
-		return nil, fmt.Errorf("%w: credits %d, it was %d before", ErrBadAck, ev.Cumulative, l.paid)
 	}
 	l.moveSettle(settleIdle)
+	// An ack below what counts as paid is no progress. It comes where cheques of
+	// the seed's protocol were credited in part: what was paid stays paid.
 	progress := ev.Cumulative > l.paid
-	l.bookToPeer(ev.Cumulative - l.paid)
-	l.paid = ev.Cumulative
+	if progress {
+		l.bookToPeer(ev.Cumulative - l.paid)
+		l.paid = ev.Cumulative
+	}
 	if progress {
 		l.attempts, l.retryAt = 0, 0
 	} else {
@@ -197,7 +211,7 @@ func (l *Ledger) cheque(ev *Event) ([]Effect, error) {
 		return nil, ErrDuplicate
 	case ev.Serial < l.receivedSerial:
 		return nil, ErrStale
-	case ev.Cumulative < l.accepted:
+	case ev.Cumulative < l.leastCumulative():
 		return nil, ErrLowerCumulative
 	case ev.Cumulative > maxLedgerAmount:
 		return nil, tally.ErrOverflow
@@ -205,7 +219,7 @@ func (l *Ledger) cheque(ev *Event) ([]Effect, error) {
 		return nil, ErrUnbacked
 	}
 	l.receivedSerial = ev.Serial
-	l.accepted = ev.Cumulative
+	l.accepted = max(l.accepted, ev.Cumulative)
 	target := min(ev.Cumulative, ev.Covered)
 	if l.policy.Mode != ModeHard {
 		target = min(target, l.received+l.karmaRoom())
@@ -215,6 +229,16 @@ func (l *Ledger) cheque(ev *Event) ([]Effect, error) {
 		l.matchPaid(ev.Totals.Consumed)
 	}
 	return []Effect{{Kind: FxSave, Serial: ev.Serial}, {Kind: FxSendAck, Serial: ev.Serial}, {Kind: FxWake}}, nil
+}
+
+// leastCumulative is what a later cheque has to name. A voucher never falls, so
+// neither does a backed cheque. Of karma only what was credited has to stay: a
+// debtor that lost its store may not know what it once named beyond that.
+func (l *Ledger) leastCumulative() tally.Amount {
+	if l.policy.Mode == ModeHard {
+		return l.accepted
+	}
+	return l.received
 }
 
 // karmaRoom is how much karma we credit at the most now: the debt, and one
@@ -277,8 +301,6 @@ func (l *Ledger) BlockedBy(now Instant) string {
 		return "waiting for the peer's ack"
 	case l.settle == settleIntent:
 		return "the cheque is being issued"
-	case l.peerPayment == 0:
-		return "the peer announced too low a payment threshold"
 	case l.owed.Debt() < l.trigger():
 		return "debt is below the payment threshold"
 	case now < l.retryAt:

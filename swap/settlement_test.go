@@ -333,12 +333,14 @@ func TestAck(t *testing.T) {
 	t.Run("more than the cheque", func(t *testing.T) {
 		pending(t).refuses(ErrBadAck, Event{Kind: EvAck, Serial: 1, Cumulative: 101})
 	})
-	t.Run("less than before", func(t *testing.T) {
+	t.Run("less than before is no progress, and takes nothing back", func(t *testing.T) {
 		x := pending(t)
 		x.do(Event{Kind: EvAck, Serial: 1, Cumulative: 100})
 		x.consume(100)
 		x.do(Event{Kind: EvIssued, Serial: 2})
-		x.refuses(ErrBadAck, Event{Kind: EvAck, Serial: 2, Cumulative: 99})
+		x.wantFx(x.do(Event{Kind: EvAck, Serial: 2, Cumulative: 99}), "save#2 wake")
+		x.wantBalance(-100)
+		x.wantFx(x.do(Event{Kind: EvSettle}), "") // backs off
 	})
 	t.Run("serial never sent", func(t *testing.T) {
 		pending(t).refuses(ErrBadAck, Event{Kind: EvAck, Serial: 2, Cumulative: 100})
@@ -443,13 +445,16 @@ func TestSeedHasNoAck(t *testing.T) {
 	x.wantBalance(0)
 	x.do(Event{Kind: EvSessionEnd})
 	x.wantFx(x.do(Event{Kind: EvSession, Terms: &Terms{PaymentThreshold: 100}}), "wake") // never sent again
-	// A cheque that is pending is not sent to a peer without serials, either.
+	// A cheque that is pending is not sent to a peer without serials, either: it
+	// may have left, so it counts as paid, and the tab goes on.
 	y := newTab(t, Policy{}).native()
 	y.consume(100)
 	y.do(Event{Kind: EvIssued, Serial: 1})
 	y.do(Event{Kind: EvSessionEnd})
-	y.wantFx(y.do(Event{Kind: EvSession, Terms: &Terms{PaymentThreshold: 100}}), "wake")
+	y.wantFx(y.do(Event{Kind: EvSession, Terms: &Terms{PaymentThreshold: 100}}), "save wake")
+	y.wantBalance(0)
 	y.wantFx(y.wait(time.Hour).tick(), "")
+	y.consume(100)
 }
 
 func TestCheque(t *testing.T) {
@@ -607,6 +612,30 @@ func TestSettleMoves(t *testing.T) {
 	}
 }
 
+// A peer that lowers its threshold below what we consume under is still paid
+// what we owe.
+func TestOldDebtIsPaidUnderATooLowThreshold(t *testing.T) {
+	x := newTab(t, Policy{}).native()
+	x.consume(60)
+	x.do(Event{Kind: EvSessionEnd})
+	x.wantFx(x.do(Event{Kind: EvSession, Terms: &Terms{PaymentThreshold: 1, Native: true}}), "save#1=60 issue#1=60 wake")
+	x.refuses(ErrPeerThreshold, Event{Kind: EvReserve, Dir: Consume, Units: 1})
+}
+
+// A debtor that lost its store after karma without serials learns from the
+// creditor what it once paid, and its cheques are taken again.
+func TestStatementTellsWhatWasPaid(t *testing.T) {
+	x := newTab(t, Policy{}).native()
+	x.consume(60)
+	x.wantFx(x.do(Event{Kind: EvStatement, Totals: &Totals{Received: 300, Served: 60, AtRest: true}}), "save send-statement wake")
+	x.wantBalance(240) // paid ahead, as far as this side knows
+	x.consume(340)
+	x.wantFx(x.do(Event{Kind: EvIssued, Serial: 1}), "save#1=400 send-cheque#1=400")
+	// While a cheque is open its own ack tells.
+	x.wantFx(x.do(Event{Kind: EvStatement, Totals: &Totals{Received: 400, Served: 400, AtRest: true}}), "")
+	x.wantBalance(-100)
+}
+
 func TestBlockedBy(t *testing.T) {
 	for _, c := range []struct {
 		want  string
@@ -619,12 +648,6 @@ func TestBlockedBy(t *testing.T) {
 		{"the peer refused the cheque", func() *tab { return indebted(t, ModeMock, settleRefused, "native") }},
 		{"waiting for the peer's ack", func() *tab { return indebted(t, ModeMock, settlePending, "native") }},
 		{"the cheque is being issued", func() *tab { return indebted(t, ModeMock, settleIntent, "native") }},
-		{"the peer announced too low a payment threshold", func() *tab {
-			x := newTab(t, Policy{})
-			x.do(Event{Kind: EvSession, Terms: &Terms{}})
-			x.consume(1)
-			return x
-		}},
 		{"debt is below the payment threshold", func() *tab { x := newTab(t, Policy{}).native(); x.consume(99); return x }},
 		{"backing off after a failure", func() *tab {
 			x := newTab(t, Policy{}).native()

@@ -7,7 +7,7 @@ import (
 // Totals returns our side's absolute counts, with what we know of the peer's.
 func (l *Ledger) Totals(seenServed, seenConsumed tally.Amount) Totals {
 	return Totals{
-		Served: l.served, Consumed: l.consumed,
+		Served: l.served, Consumed: l.consumed, Paid: l.paid, Received: l.received,
 		SeenServed: seenServed, SeenConsumed: seenConsumed,
 		AtRest: l.AtRest(),
 	}
@@ -26,13 +26,14 @@ func (l *Ledger) Totals(seenServed, seenConsumed tally.Amount) Totals {
 // A larger difference stops new credit until the peer pays or the operator
 // decides.
 func (l *Ledger) statement(t *Totals) ([]Effect, error) {
-	if t == nil || t.Served > maxLedgerAmount || t.Consumed > maxLedgerAmount {
+	if t == nil || max(t.Served, t.Consumed, t.Paid, t.Received) > maxLedgerAmount {
 		return nil, tally.ErrOverflow
 	}
 	before := *l
+	l.closePaid(t)
 	l.closeConsumed(t)
 	l.closeServed(t)
-	if l.served == before.served && l.consumed == before.consumed {
+	if l.served == before.served && l.consumed == before.consumed && l.paid == before.paid {
 		if l.unaware(t) {
 			return []Effect{{Kind: FxSendStatement}}, nil
 		}
@@ -40,6 +41,25 @@ func (l *Ledger) statement(t *Totals) ([]Effect, error) {
 	}
 	// The peer has to see the figure it is now equal to.
 	return []Effect{{Kind: FxSave}, {Kind: FxSendStatement}, {Kind: FxWake}}, nil
+}
+
+// closePaid takes over what the peer admits to have received and we do not know
+// to have paid: a lost store of ours, and no cheque of its own to prove it
+// (cheques of the seed's protocol leave none). Karma only; in hard mode money is
+// known by proof.
+func (l *Ledger) closePaid(t *Totals) {
+	if t.Received <= l.paid || l.policy.Mode == ModeHard {
+		return
+	}
+	if l.settle != settleIdle {
+		if t.Received <= l.issued {
+			return // that is our open cheque, and its ack is on the way
+		}
+		l.moveSettle(settleIdle) // the open cheque names no more than is credited
+	}
+	l.bookToPeer(t.Received - l.paid)
+	l.paid = t.Received
+	l.issued = max(l.issued, l.paid)
 }
 
 // unaware reports whether books at rest differ and the teller did not know our
@@ -155,7 +175,12 @@ func (l *Ledger) adoptSent(ev *Event) ([]Effect, error) {
 	if err := adoptable(ev); err != nil {
 		return nil, err
 	}
-	if ev.Serial <= l.sentSerial {
+	// A backup may be of the very intent: its cheque must not be signed twice.
+	known := l.sentSerial
+	if l.settle == settleIntent {
+		known--
+	}
+	if ev.Serial <= known {
 		return nil, ErrStale
 	}
 	l.raiseTotals(ev.Totals)

@@ -525,7 +525,11 @@ type Totals struct {
 	SeenServed   uint64 `protobuf:"varint,3,opt,name=seen_served,json=seenServed,proto3" json:"seen_served,omitempty"`
 	SeenConsumed uint64 `protobuf:"varint,4,opt,name=seen_consumed,json=seenConsumed,proto3" json:"seen_consumed,omitempty"`
 	// True where the teller had nothing in flight.
-	AtRest        bool `protobuf:"varint,5,opt,name=at_rest,json=atRest,proto3" json:"at_rest,omitempty"`
+	AtRest bool `protobuf:"varint,5,opt,name=at_rest,json=atRest,proto3" json:"at_rest,omitempty"`
+	// What the teller's cheques paid the reader, and what it credited of the
+	// reader's, in all.
+	Paid          uint64 `protobuf:"varint,6,opt,name=paid,proto3" json:"paid,omitempty"`
+	Received      uint64 `protobuf:"varint,7,opt,name=received,proto3" json:"received,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -593,6 +597,20 @@ func (x *Totals) GetAtRest() bool {
 		return x.AtRest
 	}
 	return false
+}
+
+func (x *Totals) GetPaid() uint64 {
+	if x != nil {
+		return x.Paid
+	}
+	return 0
+}
+
+func (x *Totals) GetReceived() uint64 {
+	if x != nil {
+		return x.Received
+	}
+	return 0
 }
 
 // Cheque is absolute: it replaces all earlier ones of the same issuer to the
@@ -1275,14 +1293,16 @@ const file_swappb_swap_proto_rawDesc = "" +
 	"\x0fcheque_received\x18\b \x01(\v2\x0e.swappb.ChequeR\x0echequeReceived\x12.\n" +
 	"\tack_given\x18\t \x01(\v2\x11.swappb.ChequeAckR\backGiven\x124\n" +
 	"\fack_received\x18\n" +
-	" \x01(\v2\x11.swappb.ChequeAckR\vackReceived\"\x9b\x01\n" +
+	" \x01(\v2\x11.swappb.ChequeAckR\vackReceived\"\xcb\x01\n" +
 	"\x06Totals\x12\x16\n" +
 	"\x06served\x18\x01 \x01(\x04R\x06served\x12\x1a\n" +
 	"\bconsumed\x18\x02 \x01(\x04R\bconsumed\x12\x1f\n" +
 	"\vseen_served\x18\x03 \x01(\x04R\n" +
 	"seenServed\x12#\n" +
 	"\rseen_consumed\x18\x04 \x01(\x04R\fseenConsumed\x12\x17\n" +
-	"\aat_rest\x18\x05 \x01(\bR\x06atRest\"\x94\x02\n" +
+	"\aat_rest\x18\x05 \x01(\bR\x06atRest\x12\x12\n" +
+	"\x04paid\x18\x06 \x01(\x04R\x04paid\x12\x1a\n" +
+	"\breceived\x18\a \x01(\x04R\breceived\"\x94\x02\n" +
 	"\x06Cheque\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\fR\x06issuer\x12 \n" +
 	"\vbeneficiary\x18\x02 \x01(\fR\vbeneficiary\x12\x16\n" +

@@ -239,9 +239,10 @@ func totalsFromPB(t *swappb.Totals) (swap.Totals, error) {
 	out := swap.Totals{
 		Served: tally.Amount(t.GetServed()), Consumed: tally.Amount(t.GetConsumed()),
 		SeenServed: tally.Amount(t.GetSeenServed()), SeenConsumed: tally.Amount(t.GetSeenConsumed()),
+		Paid: tally.Amount(t.GetPaid()), Received: tally.Amount(t.GetReceived()),
 		AtRest: t.GetAtRest(),
 	}
-	if max(out.Served, out.Consumed, out.SeenServed, out.SeenConsumed) > MaxAmount {
+	if max(out.Served, out.Consumed, out.SeenServed, out.SeenConsumed, out.Paid, out.Received) > MaxAmount {
 		return swap.Totals{}, malformed("totals above %d", MaxAmount)
 	}
 	return out, nil
@@ -251,6 +252,7 @@ func totalsToPB(t *swap.Totals) *swappb.Totals {
 	return &swappb.Totals{
 		Served: uint64(t.Served), Consumed: uint64(t.Consumed),
 		SeenServed: uint64(t.SeenServed), SeenConsumed: uint64(t.SeenConsumed),
+		Paid: uint64(t.Paid), Received: uint64(t.Received),
 		AtRest: t.AtRest,
 	}
 }
