@@ -43,9 +43,10 @@ type account struct {
 // session is what only a connected peer needs.
 type session struct {
 	native bool
-	// told are the peer's last totals; heard is set once there are any.
-	told  Totals
-	heard bool
+	// told are the peer's last totals; heard is set once there are any. said are
+	// the last that we told.
+	told, said Totals
+	heard      bool
 	// telling: a statement is being sent; tellAgain: totals changed meanwhile.
 	// One at a time, so that an older statement never comes after a newer one.
 	telling, tellAgain bool
@@ -274,6 +275,15 @@ func (a *account) releaseLocked() {
 		close(a.gate)
 		a.gate = nil
 	}
+}
+
+// owesAnswer reports whether the books differ at rest and the peer has not heard
+// ours in knowledge of its own: where two statements cross, neither is final.
+func (a *account) owesAnswer() bool {
+	x, l := a.session, &a.ledger
+	return x != nil && x.native && x.heard && x.told.AtRest && l.AtRest() &&
+		(x.told.Served != l.consumed || x.told.Consumed != l.served) &&
+		(x.said.SeenServed != x.told.Served || x.said.SeenConsumed != x.told.Consumed)
 }
 
 // timeMatters reports whether ticks move the account.

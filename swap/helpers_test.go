@@ -152,6 +152,15 @@ func (n *node) revive() {
 	n.open()
 }
 
+// restore ends the process and starts one on another disk: an old backup, or an
+// empty one.
+func (n *node) restore(disk *durabletest.Crash) {
+	n.t.Helper()
+	n.end()
+	n.disk = disk
+	n.open()
+}
+
 // row returns the tab with another node.
 func (n *node) row(with *node) Row {
 	n.t.Helper()

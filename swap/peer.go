@@ -83,6 +83,12 @@ func (b *Book) BeginSession(ctx context.Context, p peer.ID, h *Handshake, native
 	if err != nil {
 		return err
 	}
+	if hasSave(fx) {
+		if err := b.flushPeer(ctx, p, func(*Ledger) bool { return true }); err != nil {
+			b.EndSession(p)
+			return err
+		}
+	}
 	b.stats.sessions.Add(1)
 	b.cfg.Notify(Notice{Kind: NoticeSession, Peer: p, Amount: terms.PaymentThreshold})
 	b.carryOut(ctx, p, fx)
@@ -96,8 +102,7 @@ func (b *Book) BeginSession(ctx context.Context, p peer.ID, h *Handshake, native
 	return nil
 }
 
-// startSession makes the session ready in one step. An intent among the effects
-// is saved by who issues it, where it has to be.
+// startSession makes the session ready in one step.
 func (b *Book) startSession(p peer.ID, h *Handshake, terms *Terms) ([]Effect, error) {
 	s, a, err := b.lock(p)
 	if err != nil {
@@ -278,6 +283,7 @@ func (b *Book) sendStatement(ctx context.Context, p peer.ID) {
 	for sess.tellAgain && a.session == sess { // a session keeps its account in memory
 		sess.tellAgain = false
 		m := &Statement{a.ledger.Totals(sess.told.Served, sess.told.Consumed)}
+		sess.said = m.Totals
 		ev := Event{Kind: EvTold}
 		_, _ = b.apply(s, a, b.now(), &ev) // has no error
 		s.mu.Unlock()
@@ -367,7 +373,8 @@ func (b *Book) adoptSent(p peer.ID, c *Cheque) error {
 	if err != nil {
 		return err
 	}
-	known := c.Serial <= a.ledger.sentSerial
+	l := &a.ledger
+	known := c.Serial < l.sentSerial || c.Serial == l.sentSerial && l.settle != settleIntent
 	s.mu.Unlock()
 	if known {
 		return nil

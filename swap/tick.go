@@ -66,6 +66,9 @@ type dueEffects struct {
 	fx      []Effect
 }
 
+// fxTell answers a statement that crossed one of ours.
+var fxTell = []Effect{{Kind: FxSendStatement}}
+
 // tickShard steps the watched accounts. Effects are rare, so the list is short.
 func (b *Book) tickShard(s *shard, now Instant) []dueEffects {
 	var due []dueEffects
@@ -79,6 +82,9 @@ func (b *Book) tickShard(s *shard, now Instant) []dueEffects {
 		if err != nil {
 			b.log.Error("tick", "peer", p, "err", err)
 			continue
+		}
+		if fx == nil && a.owesAnswer() {
+			fx = fxTell
 		}
 		if fx != nil {
 			a.ticking = true
