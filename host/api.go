@@ -294,6 +294,16 @@ func chequeRow(c *swap.ChequeRow) rpc.ChequeRow {
 // Settle pays what we owe the peer now and waits for its answer.
 func (a *API) Settle(ctx context.Context, id peer.ID) (rpc.SettleResult, error) {
 	s, err := a.node.book.SettleAndWait(ctx, id)
+	return settleResult(id, s, err)
+}
+
+// Prepay pays what we owe the peer, and units ahead of service.
+func (a *API) Prepay(ctx context.Context, id peer.ID, units uint64) (rpc.SettleResult, error) {
+	s, err := a.node.book.PrepayAndWait(ctx, id, tally.Amount(units))
+	return settleResult(id, s, err)
+}
+
+func settleResult(id peer.ID, s swap.Settled, err error) (rpc.SettleResult, error) {
 	if err != nil {
 		return rpc.SettleResult{}, apiError(err)
 	}

@@ -107,6 +107,10 @@ func TestDaemonsServeQueryAndRemember(t *testing.T) {
 	if _, err := a.Settle(ctx, b.host.ID()); code(err) != rpc.CodeNothingOwed {
 		t.Fatalf("second settle: %v", err)
 	}
+	ahead, err := a.Prepay(ctx, b.host.ID(), 500)
+	if err != nil || ahead.Paid != 100 || ahead.Balance != 100 { // one threshold of karma ahead, and no more
+		t.Fatalf("prepay: %+v, %v", ahead, err)
+	}
 	batch, err := a.EventsSince(ctx, 0)
 	if err != nil || len(batch.Events) < 3 {
 		t.Fatalf("events: %+v, %v", batch, err)
@@ -118,15 +122,15 @@ func TestDaemonsServeQueryAndRemember(t *testing.T) {
 	b, stopB = startDaemon(t, dirB, nil)
 	defer stopB()
 	rows, err := b.Balances(ctx, idA)
-	if err != nil || len(rows) != 1 || rows[0].Served != 45 || rows[0].Balance != 0 || rows[0].Connected ||
-		rows[0].LastChequeReceived == nil || rows[0].LastChequeReceived.Cumulative != 45 {
+	if err != nil || len(rows) != 1 || rows[0].Served != 45 || rows[0].Balance != -100 || rows[0].Connected ||
+		rows[0].LastChequeReceived == nil || rows[0].LastChequeReceived.Cumulative != 545 {
 		t.Fatalf("after the restart: %+v, %v", rows, err)
 	}
 	if got := rows[0].Services; len(got) != 1 || got[0].Service != "store" || got[0].Served != 45 {
 		t.Fatalf("services after the restart: %+v", got)
 	}
 	cheques, err := b.Cheques(ctx, "")
-	if err != nil || len(cheques) != 1 || cheques[0].Direction != rpc.ChequeReceived || cheques[0].Credited != 45 {
+	if err != nil || len(cheques) != 1 || cheques[0].Direction != rpc.ChequeReceived || cheques[0].Credited != 145 {
 		t.Fatalf("cheques: %+v, %v", cheques, err)
 	}
 }

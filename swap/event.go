@@ -47,7 +47,8 @@ const (
 	EvSessionEnd
 	// EvTick: time passed.
 	EvTick
-	// EvSettle: someone wants the exact debt settled now.
+	// EvSettle: someone wants the exact debt settled now, and Units paid ahead of
+	// service (0 for none).
 	EvSettle
 	// EvIssued: the intended cheque Serial is signed, and is saved by the
 	// effects of this event before it leaves.

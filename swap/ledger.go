@@ -208,7 +208,7 @@ func (l *Ledger) Step(now Instant, ev *Event) ([]Effect, error) {
 	case EvTick:
 		return l.tick(now)
 	case EvSettle:
-		return l.settleNow(now)
+		return l.settleNow(now, ev.Units)
 	case EvIssued:
 		return l.issuedCheque(now, ev)
 	case EvIssueFailed:

@@ -15,7 +15,10 @@ import (
 // Settle settles the exact debt to p now, whatever the threshold. It returns
 // when the settlement has begun; a Notice and `balances` tell its end.
 // ErrNothingOwed, ErrNoSession, ErrSoft and ErrPeerMode say why none begins.
-func (b *Book) Settle(_ context.Context, p peer.ID) error {
+func (b *Book) Settle(_ context.Context, p peer.ID) error { return b.pay(p, 0) }
+
+// pay begins a settlement of the debt, and of units ahead of service.
+func (b *Book) pay(p peer.ID, ahead tally.Amount) error {
 	if err := b.usable(); err != nil {
 		return err
 	}
@@ -23,7 +26,7 @@ func (b *Book) Settle(_ context.Context, p peer.ID) error {
 	if err != nil {
 		return err
 	}
-	ev := Event{Kind: EvSettle}
+	ev := Event{Kind: EvSettle, Units: ahead}
 	fx, err := b.apply(s, a, b.now(), &ev)
 	s.mu.Unlock()
 	if err != nil {

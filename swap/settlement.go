@@ -31,10 +31,12 @@ func (l *Ledger) shouldSettle(now Instant) bool {
 
 // startSettle intends one cheque for the exact debt. The cumulative never
 // falls: money that may have left counts as spent.
-func (l *Ledger) startSettle(now Instant) []Effect {
+func (l *Ledger) startSettle(now Instant) []Effect { return l.startPayment(now, l.owed.Debt()) }
+
+func (l *Ledger) startPayment(now Instant, units tally.Amount) []Effect {
 	l.moveSettle(settleIntent)
 	l.sentSerial++
-	l.issued = max(l.issued, l.paid+l.owed.Debt())
+	l.issued = max(l.issued, l.paid+units)
 	l.retryAt = now.Add(ackAfter)
 	return []Effect{
 		{Kind: FxSave, Serial: l.sentSerial, Cumulative: l.issued},
@@ -50,14 +52,16 @@ func (l *Ledger) moveSettle(to settleState) {
 	l.settle = to
 }
 
-func (l *Ledger) settleNow(now Instant) ([]Effect, error) {
+func (l *Ledger) settleNow(now Instant, ahead tally.Amount) ([]Effect, error) {
 	switch {
 	case l.policy.Mode == ModeSoft:
 		return nil, ErrSoft
 	case l.settle != settleIdle:
 		return nil, nil // one at a time: the one that runs will do it
-	case l.owed.Debt() == 0:
+	case l.owed.Debt() == 0 && ahead == 0:
 		return nil, ErrNothingOwed
+	case fits(l.paid+l.owed.Debt(), ahead) != nil:
+		return nil, tally.ErrOverflow
 	case l.flags&flagReady == 0:
 		return nil, ErrNoSession
 	case !l.canSettle():
@@ -65,7 +69,7 @@ func (l *Ledger) settleNow(now Instant) ([]Effect, error) {
 	case now < l.retryAt:
 		return nil, nil // backing off after a failure
 	}
-	return l.startSettle(now), nil
+	return l.startPayment(now, l.owed.Debt()+ahead), nil
 }
 
 // resume repeats the open step of a settlement: the same intent is issued, or

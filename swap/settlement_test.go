@@ -622,6 +622,19 @@ func TestOldDebtIsPaidUnderATooLowThreshold(t *testing.T) {
 	x.refuses(ErrPeerThreshold, Event{Kind: EvReserve, Dir: Consume, Units: 1})
 }
 
+// A stranger without credit pays first, and draws on it.
+func TestPrepay(t *testing.T) {
+	x := newTab(t, Policy{}).native()
+	x.refuses(ErrNothingOwed, Event{Kind: EvSettle})
+	x.refuses(tally.ErrOverflow, Event{Kind: EvSettle, Units: maxLedgerAmount + 1})
+	x.wantFx(x.do(Event{Kind: EvSettle, Units: 50}), "save#1=50 issue#1=50")
+	x.do(Event{Kind: EvIssued, Serial: 1})
+	x.do(Event{Kind: EvAck, Serial: 1, Cumulative: 50})
+	x.wantBalance(50)
+	x.consume(70)
+	x.wantBalance(-20)
+}
+
 // A debtor that lost its store after karma without serials learns from the
 // creditor what it once paid, and its cheques are taken again.
 func TestStatementTellsWhatWasPaid(t *testing.T) {

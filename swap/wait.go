@@ -32,13 +32,24 @@ type Settled struct {
 // errors of Settle it returns ErrPaymentRefused, and ctx's error where ctx ends
 // first: the settlement goes on then.
 func (b *Book) SettleAndWait(ctx context.Context, p peer.ID) (Settled, error) {
+	return b.payAndWait(ctx, p, 0)
+}
+
+// PrepayAndWait is SettleAndWait with units paid ahead of service, for a peer
+// that gives newcomers no credit. A peer credits at the most one payment
+// threshold of karma ahead.
+func (b *Book) PrepayAndWait(ctx context.Context, p peer.ID, units tally.Amount) (Settled, error) {
+	return b.payAndWait(ctx, p, units)
+}
+
+func (b *Book) payAndWait(ctx context.Context, p peer.ID, ahead tally.Amount) (Settled, error) {
 	s, a, err := b.lock(p)
 	if err != nil {
 		return Settled{}, err
 	}
 	before := a.ledger.paid
 	s.mu.Unlock()
-	if err := b.Settle(ctx, p); err != nil {
+	if err := b.pay(p, ahead); err != nil {
 		return Settled{}, err
 	}
 	l, err := b.await(ctx, p, func(a *account) (bool, error) {

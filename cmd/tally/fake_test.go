@@ -136,6 +136,10 @@ func (f *fakePeer) Cheques(_ context.Context, id peer.ID) ([]rpc.ChequeRow, erro
 	}, nil
 }
 
+func (f *fakePeer) Prepay(_ context.Context, id peer.ID, units uint64) (rpc.SettleResult, error) {
+	return rpc.SettleResult{Peer: id.String(), Serial: 9, Paid: units, Cumulative: 5000 + units, State: rpc.ChequeAcked}, nil
+}
+
 func (f *fakePeer) Settle(_ context.Context, id peer.ID) (rpc.SettleResult, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -9,19 +9,28 @@ import (
 )
 
 func (a *app) settleCmd() *cobra.Command {
-	return &cobra.Command{
+	var prepay uint64
+	cmd := &cobra.Command{
 		Use:   "settle PEER",
 		Short: "Pay what we owe a peer now",
 		Long: `Pays the debt to a peer with a cheque now, without waiting for the threshold, and
-waits for the peer's ack. It fails where we owe nothing.`,
-		Example: "  tally settle 12D3KooW…",
+waits for the peer's ack. It fails where we owe nothing.
+
+--prepay pays units ahead of service too, for a peer that gives newcomers no
+credit. It credits one payment threshold ahead at the most.`,
+		Example: "  tally settle 12D3KooW…\n  tally settle 12D3KooW… --prepay 100",
 		Args:    nArgs(1, "PEER"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			info, err := peerArg(args[0])
 			if err != nil {
 				return err
 			}
-			s, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.SettleResult, error) { return r.Settle(ctx, info.ID.String()) })
+			s, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.SettleResult, error) {
+				if cmd.Flags().Changed("prepay") {
+					return r.Prepay(ctx, info.ID.String(), prepay)
+				}
+				return r.Settle(ctx, info.ID.String())
+			})
 			if err != nil {
 				return err
 			}
@@ -31,4 +40,6 @@ waits for the peer's ack. It fails where we owe nothing.`,
 			})
 		},
 	}
+	cmd.Flags().Uint64Var(&prepay, "prepay", 0, "units to pay ahead of service")
+	return cmd
 }

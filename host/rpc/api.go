@@ -254,6 +254,19 @@ func (a *api) Settle(ctx context.Context, peerID string) (SettleResult, error) {
 	})
 }
 
+func (a *api) Prepay(ctx context.Context, peerID string, units uint64) (SettleResult, error) {
+	return call(ctx, a, "Prepay", func(ctx context.Context) (SettleResult, error) {
+		id, err := ParsePeer(peerID)
+		if err != nil {
+			return SettleResult{}, err
+		}
+		if units == 0 {
+			return SettleResult{}, NewError(CodeBadArgument, "0 units are nothing to prepay").WithRemedy("use at least 1, or Settle for the debt alone")
+		}
+		return a.node.Prepay(ctx, id, units)
+	})
+}
+
 func (a *api) StoreImportBegin(ctx context.Context) (ImportSession, error) {
 	return call(ctx, a, "StoreImportBegin", func(context.Context) (ImportSession, error) {
 		return a.imports.begin()

@@ -43,6 +43,7 @@ type Client struct {
 	Balances          func(ctx context.Context, peerID string) ([]BalanceRow, error)
 	Cheques           func(ctx context.Context, peerID string) ([]ChequeRow, error)
 	Settle            func(ctx context.Context, peerID string) (SettleResult, error)
+	Prepay            func(ctx context.Context, peerID string, units uint64) (SettleResult, error)
 	StoreImportBegin  func(ctx context.Context) (ImportSession, error)
 	StoreImportChunk  func(ctx context.Context, session string, number uint64, messages []Message) (Done, error)
 	StoreImportCommit func(ctx context.Context, session string, total int) (ImportResult, error)

@@ -35,6 +35,7 @@ var Methods = []Method{
 	{"Balances", PermRead, []string{"peer"}, "All tabs, or the one of a peer. The peer may be empty."},
 	{"Cheques", PermRead, []string{"peer"}, "Cheques sent and received, oldest first. The peer may be empty."},
 	{"Settle", PermSign, []string{"peer"}, "Pays what we owe a peer now and waits for its ack."},
+	{"Prepay", PermSign, []string{"peer", "units"}, "Pays what we owe a peer, and units ahead of service, which the peer may credit in part."},
 	{"StoreImportBegin", PermWrite, nil, "Begins an import into our own store. An import reaches the store at its commit, whole or not at all; one that is idle for a minute ends."},
 	{"StoreImportChunk", PermWrite, []string{"session", "number", "messages"}, "Adds messages to an import. Chunks are numbered from 0; an error ends the import."},
 	{"StoreImportCommit", PermWrite, []string{"session", "total"}, "Stores all messages of an import; total is their number."},

@@ -58,6 +58,9 @@ type Peer interface {
 	// Settle pays what we owe the peer now and waits for the ack. It returns
 	// CodeNothingOwed where there is no debt.
 	Settle(ctx context.Context, id peer.ID) (SettleResult, error)
+	// Prepay pays what we owe the peer and units, at least 1, ahead of service;
+	// the peer may credit less. It waits for the ack.
+	Prepay(ctx context.Context, id peer.ID, units uint64) (SettleResult, error)
 
 	// StoreImport adds messages to our own store: all of them, or on error
 	// none. The slice is the callee's to keep.

@@ -80,6 +80,10 @@ func (f *fakeNode) Settle(_ context.Context, id peer.ID) (SettleResult, error) {
 	return SettleResult{Peer: id.String()}, f.called("Settle")
 }
 
+func (f *fakeNode) Prepay(_ context.Context, id peer.ID, units uint64) (SettleResult, error) {
+	return SettleResult{Peer: id.String(), Paid: units}, f.called("Prepay")
+}
+
 func (f *fakeNode) StoreImport(_ context.Context, ms []Message) (ImportResult, error) {
 	err := f.called("StoreImport")
 	f.messages = append(f.messages, ms...)
