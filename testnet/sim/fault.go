@@ -47,11 +47,15 @@ func (w *world) bury() {
 func (w *world) down(p *party, seed uint64) {
 	w.report.Crashes++
 	p.crashes++
-	remains := p.disk.Clone
-	if w.opt.Pebble && seed != 0 {
-		remains = func() *durabletest.Crash { return p.disk.CloneSeed(seed) }
+	var disk *durabletest.Crash
+	switch {
+	case w.remains != nil:
+		disk = w.remains(p)
+	case w.opt.Pebble && seed != 0:
+		disk = p.disk.CloneSeed(seed)
+	default:
+		disk = p.disk.Clone()
 	}
-	disk := remains()
 	ghost, old := p.book, p.disk
 	p.book = nil
 	p.life++ // its courier is deaf from here on

@@ -8,13 +8,17 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/tallystick/tally/internal/durable/durabletest"
+	"github.com/tallystick/tally/swap"
 )
 
 var (
 	seedFlag  = flag.Uint64("sim.seed", 0, "replay this seed of TestSim, with its event log")
-	runsFlag  = flag.Int("sim.runs", 0, "number of seeds of TestSim; default 40")
+	runsFlag  = flag.Int("sim.runs", 0, "number of seeds of TestSim; default 24")
 	firstFlag = flag.Uint64("sim.first", 1, "first seed of TestSim")
 	stepsFlag = flag.Int("sim.steps", 0, "events of each run; default 400")
 )
@@ -63,7 +67,10 @@ func TestSim(t *testing.T) {
 		}
 		return
 	}
-	runs := 40
+	runs := 24
+	if raceEnabled {
+		runs = 8 // each kind of world once
+	}
 	if *runsFlag > 0 {
 		runs = *runsFlag
 	}
@@ -92,6 +99,64 @@ func TestSim(t *testing.T) {
 		runs, sum.Events, sum.Units, sum.Cheques, sum.Crashes, sum.Lost, sum.Sessions, sum.Forgiven, sum.Unresolved, sum.Lossy)
 	if sum.Cheques == 0 || sum.Crashes == 0 || sum.Lost == 0 || sum.Lossy == 0 {
 		t.Error("the runs met too little")
+	}
+}
+
+// The invariants are there to find what is broken here.
+func TestSimFindsWhatIsBroken(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		opt   Options
+		spoil func(w *world)
+		want  string
+	}{
+		{
+			"a disk that forgets what it acknowledged", Options{Faults: Crash, Peers: 2},
+			func(w *world) { w.remains = func(*party) *durabletest.Crash { return durabletest.NewMemCrash() } },
+			"acked",
+		},
+		{
+			"a server that counts twice", Options{Faults: NoFaults, Peers: 2},
+			func(w *world) {
+				w.served = func(r *request) { _ = r.server.book.Debit(r.client.id, "sim", r.units) }
+			},
+			"were served",
+		},
+		{
+			"a server that does not count", Options{Peers: 2, Hostile: 1, Faults: NoFaults},
+			func(w *world) {
+				w.served = func(r *request) {
+					w.truthOf(r.client, r.server).answered += 100 // what it gave away beside
+				}
+			},
+			"lost",
+		},
+		{
+			"a message that no session carried", Options{Faults: NoFaults, Peers: 2},
+			func(w *world) {
+				a, b := w.parties[0], w.parties[1]
+				w.plan(time.Minute, "forge", func() {
+					c := &swap.Cheque{Issuer: a.id, Beneficiary: b.id, Serial: 1 << 20, Cumulative: 1 << 20}
+					c.Signature, _ = a.key.Sign(c.SigningBytes(realm))
+					_ = b.book.Receive(w.ctx, a.id, c)
+				})
+			},
+			"whose cheques name",
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for seed := range uint64(5) {
+				opt := tc.opt
+				opt.spoil = tc.spoil
+				_, err := Run(t, seed+1, opt)
+				if v, ok := errors.AsType[*Violation](err); ok && strings.Contains(v.Broken, tc.want) {
+					return
+				} else if err != nil {
+					t.Fatal(err)
+				}
+			}
+			t.Error("nothing was found in five seeds")
+		})
 	}
 }
 
