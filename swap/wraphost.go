@@ -244,6 +244,7 @@ func (f *frameMeter) feed(p []byte, maxFrame int, emit func([]byte) error) error
 			}
 			size, n := binary.Uvarint(f.head[:f.nHead])
 			if n <= 0 || size > uint64(maxFrame) {
+				f.nHead = 0
 				return fmt.Errorf("%w of %d bytes", ErrFrame, maxFrame)
 			}
 			f.nHead, f.want, f.open, f.body = 0, int(size), true, f.body[:0]

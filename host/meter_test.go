@@ -1,14 +1,12 @@
-package swap_test
+package host
 
 import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"testing"
 	"time"
 
-	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -16,8 +14,6 @@ import (
 	"github.com/libp2p/go-msgio"
 
 	"github.com/tallystick/tally"
-	"github.com/tallystick/tally/internal/durable/durabletest"
-	"github.com/tallystick/tally/protocols/swapnet"
 	"github.com/tallystick/tally/swap"
 )
 
@@ -42,26 +38,8 @@ type metered struct {
 
 func newMetered(t *testing.T, policy swap.Policy) *metered {
 	t.Helper()
-	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableRelay(), libp2p.DisableMetrics())
-	if err != nil {
-		t.Fatal(err)
-	}
-	store := durabletest.NewMem()
-	book, err := swap.Open(context.Background(), store, swap.Config{
-		Key: h.Peerstore().PrivKey(h.ID()), Policy: policy, Logger: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	svc, err := swapnet.New(h, book, swapnet.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	book.Bind(svc)
-	if err := svc.Start(); err != nil {
-		t.Fatal(err)
-	}
-	m := &metered{Host: swap.WrapHost(h, book, echoRule), book: book}
+	n := newTestNode(t, Config{Policy: policy})
+	m := &metered{Host: n.Meter(echoRule), book: n.Book()}
 	m.SetStreamHandler(echoID, func(s network.Stream) {
 		defer s.Close()
 		r, w := msgio.NewVarintReaderSize(s, 1<<20), msgio.NewVarintWriter(s)
@@ -74,11 +52,6 @@ func newMetered(t *testing.T, policy swap.Policy) *metered {
 			if err := w.WriteMsg(frame); err != nil {
 				return
 			}
-		}
-	})
-	t.Cleanup(func() {
-		if err := errors.Join(svc.Close(), book.Close(), store.Close(), h.Close()); err != nil {
-			t.Error(err)
 		}
 	})
 	return m
