@@ -59,6 +59,9 @@ func (b *Book) flushShard(ctx context.Context, s *shard) error {
 			return nil
 		}
 		todo -= taken
+		if len(saves) == 0 {
+			continue
+		}
 		if err := b.save(ctx, s, saves); err != nil {
 			return err
 		}
@@ -86,7 +89,14 @@ func (b *Book) takeDirty(s *shard, n int) (taken int, saves []flushed) {
 			s.dirty = append(s.dirty, a)
 			continue
 		}
-		a.saving, a.listed = true, false
+		a.listed = false
+		if !a.stored && a.ledger.Empty() {
+			// Who only asked leaves no record: new identities fill no disk.
+			a.ledger.Saved(a.ledger.dirty)
+			a.services = nil
+			continue
+		}
+		a.saving = true
 		saves = append(saves, flushed{account: a, save: b.snapshot(a)})
 	}
 	return taken, saves

@@ -287,8 +287,12 @@ func (b *Book) admit(s *shard, a *account, now Instant, dir Direction, units tal
 	return nil
 }
 
-// denied starts the clock of a peer that stays at the disconnect threshold.
+// denied starts the clock of a peer that stays at the disconnect threshold. What
+// it asks for while it is blocked does not make the block longer.
 func (b *Book) denied(s *shard, a *account, now Instant) {
+	if a.ledger.blocked(now) {
+		return
+	}
 	ev := Event{Kind: EvDenied}
 	_, _ = b.apply(s, a, now, &ev) // EvDenied has no error
 	if a.ledger.refusedAt != 0 {
