@@ -205,11 +205,11 @@ func FuzzApply(f *testing.F) {
 		if msg.Update != nil {
 			sameMsg(t, msg)
 		}
+		// A chain's own figures are sane; hostile ones come in messages.
+		epoch, settling, delay = epoch&math.MaxInt32, settling&math.MaxInt32, delay&math.MaxInt32
 		st := open()
 		st.SettlingAt = abi.ChainEpoch(settling)
 		balance = max(balance, 150) // ToSend: a balance never falls below it
-		// A chain's own figures are sane; hostile ones come in messages.
-		epoch, delay = epoch&math.MaxInt32, delay&math.MaxInt32
 		applyPure(t, st, big.NewInt(balance), abi.ChainEpoch(epoch), []address.Address{payer, payee, stranger, notThere}[caller%4], msg, testEnv())
 	})
 }
