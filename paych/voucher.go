@@ -129,9 +129,18 @@ func SigningBytes(sv *SignedVoucher) ([]byte, error) {
 	return data, nil
 }
 
+// LocalWallet is a Wallet that holds its keys itself, so that what it signs for
+// an address is that address's signature. Sign believes it; the signature of any
+// other wallet is recovered first, which takes twice as long as making it.
+type LocalWallet interface {
+	Wallet
+	// Local does nothing.
+	Local()
+}
+
 // Sign returns sv signed by signer, a key address that w holds. The voucher
-// given is left as it is. The signature is checked before it is returned,
-// because a voucher that does not verify may cost its nonce.
+// given is left as it is. A signature that does not verify is an error here: at
+// the payee it would cost a nonce and look like an attack.
 func Sign(ctx context.Context, w Wallet, signer address.Address, sv *SignedVoucher) (*SignedVoucher, error) {
 	msg, err := SigningBytes(sv)
 	if err != nil {
@@ -141,7 +150,11 @@ func Sign(ctx context.Context, w Wallet, signer address.Address, sv *SignedVouch
 	if err != nil {
 		return nil, fmt.Errorf("paych: sign voucher with %s: %w", signer, err)
 	}
-	if err := VerifySignature(sig, signer, msg); err != nil {
+	check := VerifySignature
+	if _, local := w.(LocalWallet); local {
+		check = func(sig *crypto.Signature, _ address.Address, _ []byte) error { return checkForm(sig) }
+	}
+	if err := check(sig, signer, msg); err != nil {
 		return nil, fmt.Errorf("paych: wallet signed for %s: %w", signer, err)
 	}
 	signed := *sv
@@ -191,26 +204,12 @@ func VerifySignature(sig *crypto.Signature, signer address.Address, msg []byte) 
 // anybody can make a second one (r, n−s, v^1) that the chain would take as well.
 // Signers give the lower s, so the higher one is refused here.
 func RecoverSigner(sig *crypto.Signature, msg []byte) (address.Address, error) {
-	if sig == nil {
-		return address.Undef, ErrNotSigned
-	}
-	if sig.Type != crypto.SigTypeSecp256k1 {
-		return address.Undef, ErrSignatureType
-	}
-	if len(sig.Data) != SignatureSize {
-		return address.Undef, ErrSignature
-	}
-	var s secp256k1.ModNScalar
-	if overflow := s.SetByteSlice(sig.Data[32:64]); overflow || s.IsOverHalfOrder() {
-		return address.Undef, ErrSignature
-	}
-	v := sig.Data[64]
-	if v > 3 {
-		return address.Undef, ErrSignature
+	if err := checkForm(sig); err != nil {
+		return address.Undef, err
 	}
 	// The library has v first, offset by 27.
 	var compact [SignatureSize]byte
-	compact[0] = 27 + v
+	compact[0] = 27 + sig.Data[64]
 	copy(compact[1:], sig.Data[:64])
 	digest := blake2b.Sum256(msg)
 	key, _, err := ecdsa.RecoverCompact(compact[:], digest[:])
@@ -222,4 +221,22 @@ func RecoverSigner(sig *crypto.Signature, msg []byte) (address.Address, error) {
 		return address.Undef, ErrSignature
 	}
 	return signer, nil
+}
+
+// checkForm refuses what no signer gives: another kind, another length, a higher
+// s, a v that names no point.
+func checkForm(sig *crypto.Signature) error {
+	switch {
+	case sig == nil:
+		return ErrNotSigned
+	case sig.Type != crypto.SigTypeSecp256k1:
+		return ErrSignatureType
+	case len(sig.Data) != SignatureSize || sig.Data[64] > 3:
+		return ErrSignature
+	}
+	var s secp256k1.ModNScalar
+	if overflow := s.SetByteSlice(sig.Data[32:64]); overflow || s.IsOverHalfOrder() {
+		return ErrSignature
+	}
+	return nil
 }
