@@ -1,0 +1,15 @@
+package devnet_test
+
+import (
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(killChildEnv); dir != "" {
+		killChild(dir) // does not return
+	}
+	goleak.VerifyTestMain(m)
+}
