@@ -29,8 +29,7 @@ type (
 
 const (
 	// MaxVoucherSize bounds a voucher in CBOR, in bytes. Ours take up to 250; the
-	// rest leaves room for a Lotus voucher that merges 200 lanes, and no frame
-	// that carries one is longer.
+	// rest leaves room for a Lotus voucher that merges 200 lanes.
 	MaxVoucherSize = 4096
 	// SignatureSize is r, s and v.
 	SignatureSize = 65
