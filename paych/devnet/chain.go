@@ -46,9 +46,9 @@ const (
 	// maxBlockBytes bounds its batch: well below durable.MaxBatchBytes with
 	// what the messages write.
 	maxBlockBytes = 4 << 20
-	// MaxMine bounds one call of Mine, and MaxReorg one of Reorg: a typing
-	// error must not cost a night.
-	MaxMine  = 1_000_000
+	// MaxMine bounds one call of Mine: a typing error must not cost a night.
+	MaxMine = 1_000_000
+	// MaxReorg bounds one of Reorg, which is one batch.
 	MaxReorg = 10_000
 	// maxSubscribers bounds those who follow heads, and maxHeadQueue what one
 	// of them may have unread before it is dropped.
@@ -313,7 +313,7 @@ func (c *Chain) write(b *durable.Batch, parent *head, state *overlay, msgs []exe
 		Ticket:        &wire.Ticket{VRFProof: ticket},
 		ElectionProof: &wire.ElectionProof{WinCount: 1},
 		BeaconEntries: []wire.BeaconEntry{}, WinPoStProof: []wire.PoStProof{}, Parents: []cid.Cid{},
-		Timestamp:     uint64(time.Now().Unix()), //nolint:gosec // after 1970
+		Timestamp:     uint64(time.Now().Unix()),
 		ParentWeight:  big.Zero(),
 		ParentBaseFee: c.cfg.BaseFee,
 	}

@@ -169,6 +169,7 @@ func (c *chain) receipt(id cid.Cid) wire.Receipt {
 	}
 	if found == nil {
 		c.t.Fatalf("message %s was not mined", id)
+		return wire.Receipt{}
 	}
 	return found.Receipt
 }

@@ -1,6 +1,7 @@
 package devnet
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -36,7 +37,7 @@ var (
 	ErrNonceGap    = errors.New("unfulfilled nonce gap")
 	ErrFunds       = errors.New("not enough funds to execute transaction")
 	ErrPremium     = errors.New("replace by fee has too low GasPremium")
-	ErrExists      = errors.New("message with nonce already exists")
+	ErrExists      = errors.New("validation failure")
 	ErrPoolFull    = errors.New("too many pending messages for actor")
 )
 
@@ -142,7 +143,7 @@ func (p *pool) turns(used map[address.Address]uint64) []*pending {
 		if c := nonNil(b.msg.Message.GasPremium).Int.Cmp(nonNil(a.msg.Message.GasPremium).Int); c != 0 {
 			return c
 		}
-		return int(a.seq) - int(b.seq) //nolint:gosec // both count messages
+		return cmp.Compare(a.seq, b.seq)
 	})
 	return first
 }

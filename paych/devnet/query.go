@@ -172,7 +172,7 @@ func (c *Chain) wait(ctx context.Context, id cid.Cid, confidence uint64, limit a
 		if err != nil {
 			return nil, err
 		}
-		if found != nil && uint64(next.Header.Height-found.Height) >= confidence && next.Header.Height >= found.Height { //nolint:gosec // not below 0 by the second half
+		if found != nil && next.Header.Height >= found.Height && uint64(next.Header.Height-found.Height) >= confidence {
 			return found, nil
 		}
 		select {
@@ -224,7 +224,7 @@ func (c *Chain) estimate(ctx context.Context, msg *wire.Message, spec *wire.Mess
 			return nil, err
 		}
 		if res.receipt.ExitCode != exitcode.Ok {
-			return nil, fmt.Errorf("estimating gas used: message execution failed: exit %s, reason: %s", res.receipt.ExitCode, res.reason)
+			return nil, fmt.Errorf("estimating gas used: message execution failed: exit %s, reason: %s", exitText(res.receipt.ExitCode), res.reason)
 		}
 		out.GasLimit = res.receipt.GasUsed * gasMargin / 100
 	}
@@ -284,3 +284,7 @@ func (c *Chain) Balance(ctx context.Context, a address.Address) (big.Int, error)
 	}
 	return rec.Balance, nil
 }
+
+// exitText is an exit code as Lotus prints it, with its name. The type is an
+// error too, which is not meant here.
+func exitText(code exitcode.ExitCode) string { return code.String() }

@@ -115,17 +115,17 @@ func (b *BlockHeader) MarshalCBOR(w io.Writer) error {
 
 	head(cbg.MajArray, 16)
 	item(&b.Miner)
-	head(cbg.MajArray, 1)
+	null := func() { do(func() error { _, err := cw.Write(cbg.CborNull); return err }) }
 	if b.Ticket == nil {
-		blob(nil)
+		null()
 	} else {
+		head(cbg.MajArray, 1)
 		blob(b.Ticket.VRFProof)
 	}
-	head(cbg.MajArray, 2)
 	if b.ElectionProof == nil {
-		num(0)
-		blob(nil)
+		null()
 	} else {
+		head(cbg.MajArray, 2)
 		num(b.ElectionProof.WinCount)
 		blob(b.ElectionProof.VRFProof)
 	}
@@ -301,4 +301,12 @@ type APIVersion struct {
 	APIVersion uint32
 	BlockDelay uint64
 	Agent      string
+}
+
+// DevParams is what the embedded chain tells of itself beside Lotus' methods.
+type DevParams struct {
+	SettleDelay abi.ChainEpoch
+	Finality    abi.ChainEpoch
+	EpochNanos  int64
+	Faucet      address.Address
 }

@@ -171,15 +171,18 @@ type rawMessage Message
 
 // MarshalJSON adds the cid, as Lotus does. A message that has none yet, for
 // want of an address, goes without.
-func (m *Message) MarshalJSON() ([]byte, error) {
+func (m Message) MarshalJSON() ([]byte, error) {
+	raw := rawMessage(m)
+	// An amount that was never set would be printed as no number.
+	raw.Value, raw.GasFeeCap, raw.GasPremium = amount(m.Value), amount(m.GasFeeCap), amount(m.GasPremium)
 	c, err := m.Cid()
 	if err != nil {
-		return json.Marshal((*rawMessage)(m))
+		return json.Marshal(&raw)
 	}
 	return json.Marshal(struct {
 		*rawMessage
 		CID cid.Cid
-	}{(*rawMessage)(m), c})
+	}{&raw, c})
 }
 
 // SignedMessage is what a pool takes.
@@ -234,7 +237,7 @@ func (s *SignedMessage) Bytes() ([]byte, error) {
 type rawSigned SignedMessage
 
 // MarshalJSON adds the cid, as Lotus does.
-func (s *SignedMessage) MarshalJSON() ([]byte, error) {
+func (s SignedMessage) MarshalJSON() ([]byte, error) {
 	c, err := s.Cid()
 	if err != nil {
 		return nil, err
