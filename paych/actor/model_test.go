@@ -185,7 +185,7 @@ func FuzzApply(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(uint64(msg.Method), params, caller, balance, epoch, settling, settleInt)
+		f.Add(uint64(msg.Method), params, caller, balance, epoch, settling)
 	}
 	add(Redeem(voucher(), nil), 1, 1000, 500, 0)
 	add(Redeem(voucher(func(v *SignedVoucher) { v.SecretHash = lock[:] }), secret), 1, 1000, 500, 700)
@@ -197,7 +197,7 @@ func FuzzApply(f *testing.F) {
 	}), nil), 1, 1000, 500, 700)
 	add(Settle(), 0, 1000, 500, 0)
 	add(Collect(), 1, 1000, 700, 700)
-	f.Fuzz(func(t *testing.T, method uint64, params []byte, caller uint8, balance, epoch, settling, delay int64) {
+	f.Fuzz(func(t *testing.T, method uint64, params []byte, caller uint8, balance, epoch, settling int64) {
 		msg, code := DecodeMsg(abi.MethodNum(method), params)
 		if code != exitcode.Ok {
 			return
@@ -206,7 +206,7 @@ func FuzzApply(f *testing.F) {
 			sameMsg(t, msg)
 		}
 		// A chain's own figures are sane; hostile ones come in messages.
-		epoch, settling, delay = epoch&math.MaxInt32, settling&math.MaxInt32, delay&math.MaxInt32
+		epoch, settling = epoch&math.MaxInt32, settling&math.MaxInt32
 		st := open()
 		st.SettlingAt = abi.ChainEpoch(settling)
 		balance = max(balance, 150) // ToSend: a balance never falls below it

@@ -205,7 +205,7 @@ func (s *Store) read(path string) (*key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("paych/wallet: read %s: %w", path, err)
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("paych/wallet: read %s: %w", path, err)

@@ -8,5 +8,5 @@
 //	go test                                    a few thousand sequences
 //	CONFORMANCE=100000 go test -timeout 30m    as many as you like
 //	CONFORMANCE_SEED=7:42 go test -v           one of them, message by message
-//	go test -fuzz FuzzConformance
+//	go test -run - -fuzz . -fuzzminimizetime 1s
 package conformance
