@@ -1,0 +1,381 @@
+package paych
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/filecoin-project/go-state-types/abi"
+	"github.com/filecoin-project/go-state-types/big"
+
+	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/paych/actor"
+)
+
+// VoucherSpec is what a voucher is to say.
+type VoucherSpec struct {
+	Lane uint64
+	// Amount is the lane's new total.
+	Amount big.Int
+	// Lock is the hash lock; nil for none.
+	Lock *tally.Hashlock
+	// TimeLockMin and TimeLockMax bound the epochs in which it can be submitted; 0
+	// for no bound.
+	TimeLockMin, TimeLockMax abi.ChainEpoch
+	// MinSettleHeight keeps the channel from settling before.
+	MinSettleHeight abi.ChainEpoch
+}
+
+// plain reports whether the voucher says nothing but its amount.
+func (s *VoucherSpec) plain() bool {
+	return s.Lock == nil && s.TimeLockMin == 0 && s.TimeLockMax == 0 && s.MinSettleHeight == 0
+}
+
+func (s *VoucherSpec) voucher(c *Channel, nonce uint64) *SignedVoucher {
+	sv := &SignedVoucher{
+		ChannelAddr: c.Addr, TimeLockMin: s.TimeLockMin, TimeLockMax: s.TimeLockMax,
+		Lane: s.Lane, Nonce: nonce, Amount: s.Amount, MinSettleHeight: s.MinSettleHeight,
+	}
+	if s.Lock != nil {
+		sv.SecretHash = s.Lock[:]
+	}
+	return sv
+}
+
+func claimOf(sv *SignedVoucher) Claim {
+	cl := Claim{Nonce: sv.Nonce, Amount: sv.Amount, Expires: sv.TimeLockMax, drawn: big.Zero()}
+	if len(sv.SecretHash) == tally.HashlockSize {
+		cl.Locked, cl.Lock = true, tally.Hashlock(sv.SecretHash)
+	}
+	return cl
+}
+
+// evDraft takes a nonce and the funds for a voucher, which FxSign then has in it.
+// On an inbound channel it is a refund: the payee's word that the lane is worth
+// less than its vouchers say.
+type evDraft struct {
+	Spec VoucherSpec
+	// Owner: the caller owns the channel.
+	Owner bool
+}
+
+func (ev evDraft) step(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
+	s := &ev.Spec
+	switch {
+	case s.Lane > actor.MaxLane:
+		return nil, fmt.Errorf("%w: %d", ErrLane, s.Lane)
+	case c.Owned && !ev.Owner && s.Lane <= c.rules.guardLane():
+		return nil, fmt.Errorf("%w: lane %d by %q", ErrOwned, s.Lane, c.Tag)
+	case s.Amount.Int == nil || s.Amount.Sign() < 0:
+		return nil, ErrZeroAmount
+	case c.peek(s.Lane).Nonce == math.MaxUint64:
+		return nil, fmt.Errorf("%w: lane %d has used all", ErrNonce, s.Lane)
+	}
+	if c.Direction == PCHInbound {
+		return c.draftRefund(s)
+	}
+	if err := c.live(); err != nil {
+		return nil, err
+	}
+	if s.Amount.Sign() == 0 && s.MinSettleHeight == 0 {
+		return nil, ErrZeroAmount
+	}
+	if c.Owned && s.Lane == 0 && !s.plain() {
+		return nil, fmt.Errorf("%w: lane 0 of an owned channel settles the tab", ErrLock)
+	}
+	if s.TimeLockMax != 0 && (s.TimeLockMax <= now || s.TimeLockMax < s.TimeLockMin) {
+		return nil, fmt.Errorf("%w: until %d, epoch is %d", ErrTimeLock, s.TimeLockMax, now)
+	}
+	if err := c.boundSettle(now, s.MinSettleHeight); err != nil {
+		return nil, err
+	}
+	l := c.peek(s.Lane)
+	if !rises(l, s.Amount, s.MinSettleHeight != 0) {
+		return nil, fmt.Errorf("%w: %v, lane %d has %v", ErrAmount, s.Amount, s.Lane, l.Agreed)
+	}
+	sv := s.voucher(c, l.Nonce+1)
+	cl := claimOf(sv)
+	if err := c.room(l, &cl); err != nil {
+		return nil, err
+	}
+	need := big.Sub(c.redeemedWith(l, &cl), c.redeemed())
+	if spendable := c.Funds().spendable(); need.GreaterThan(spendable) {
+		return nil, &ShortfallError{Shortfall: big.Sub(need, spendable)}
+	}
+	cl.drawn = big.Min(c.Reserved, need)
+	c.Reserved = big.Sub(c.Reserved, cl.drawn)
+	l = c.lane(s.Lane)
+	l.Nonce = sv.Nonce
+	if !cl.Locked {
+		l.Agreed = sv.Amount
+	}
+	l.push(cl)
+	c.touch(l)
+	return []Effect{{Kind: FxSign, Lane: s.Lane, Voucher: sv}}, nil
+}
+
+func (c *Channel) draftRefund(s *VoucherSpec) ([]Effect, error) {
+	if c.Phase != PhaseOpen && c.Phase != PhaseSettling {
+		return nil, c.live()
+	}
+	l := c.peek(s.Lane)
+	if !s.plain() {
+		return nil, fmt.Errorf("%w: a refund says an amount and nothing else", ErrLock)
+	}
+	if most := big.Add(l.Head.Redeemed, l.reachHead); !s.Amount.LessThan(most) {
+		return nil, fmt.Errorf("%w: refund to %v, lane %d has %v", ErrAmount, s.Amount, s.Lane, most)
+	}
+	l = c.lane(s.Lane)
+	l.Nonce++
+	return []Effect{{Kind: FxSign, Lane: s.Lane, Voucher: s.voucher(c, l.Nonce)}}, nil
+}
+
+// rises reports whether amount adds to the lane. A guard, which asks for a later
+// settling, need not.
+func rises(l *Lane, amount big.Int, guard bool) bool {
+	if guard {
+		return amount.GreaterThanEqual(l.Agreed)
+	}
+	return amount.GreaterThan(l.Agreed)
+}
+
+// room reports whether the claim finds a place in what we keep.
+func (c *Channel) room(l *Lane, cl *Claim) error {
+	if c.Lanes[l.ID] == nil && len(c.Lanes) >= maxLanes {
+		return fmt.Errorf("%w: %d lanes", ErrTooMany, len(c.Lanes))
+	}
+	if l.crowded(cl) {
+		return fmt.Errorf("%w: %d open vouchers on lane %d", ErrTooMany, len(l.Claims), l.ID)
+	}
+	return nil
+}
+
+// boundSettle refuses a MinSettleHeight that would keep the money locked.
+func (c *Channel) boundSettle(now, height abi.ChainEpoch) error {
+	if most := now + c.rules.SettleDelay + c.rules.MaxSettleExtension; height < 0 || height > most {
+		return fmt.Errorf("%w: %d, at most %d", ErrMinSettleHeight, height, most)
+	}
+	return nil
+}
+
+// evSigned completes an evDraft. Effects: the voucher is saved before it leaves.
+type evSigned struct{ Voucher *SignedVoucher }
+
+func (ev evSigned) step(c *Channel, _ abi.ChainEpoch) ([]Effect, error) {
+	sv := ev.Voucher
+	l := c.lane(sv.Lane)
+	if c.Direction == PCHInbound {
+		l.give(sv)
+	} else if cl := l.find(sv.Nonce); cl != nil { // a later one may have displaced it
+		cl.Voucher = sv
+	}
+	c.touch(l)
+	c.Vouchers++
+	return []Effect{
+		{Kind: FxSave},
+		{Kind: FxSaveLane, Lane: sv.Lane},
+		{Kind: FxRecord, Lane: sv.Lane, Voucher: sv},
+	}, nil
+}
+
+// evUnsigned takes an evDraft back that could not be signed. Its nonce stays used.
+type evUnsigned struct{ Lane, Nonce uint64 }
+
+func (ev evUnsigned) step(c *Channel, _ abi.ChainEpoch) ([]Effect, error) {
+	l := c.lane(ev.Lane)
+	cl := l.find(ev.Nonce)
+	if cl == nil {
+		return nil, nil
+	}
+	before, drawn := c.redeemed(), cl.drawn
+	l.drop(ev.Nonce)
+	c.touch(l)
+	c.Reserved = big.Add(c.Reserved, big.Min(drawn, big.Sub(before, c.redeemed())))
+	if l.Nonce == ev.Nonce {
+		l.Agreed = l.plain()
+	}
+	return nil, nil
+}
+
+// plain is the lane's agreed total as its claims have it.
+func (l *Lane) plain() big.Int {
+	nonce, amount := l.Head.Nonce, l.Head.Redeemed
+	if l.Refund != nil && l.Refund.Nonce > nonce {
+		nonce, amount = l.Refund.Nonce, l.Refund.Amount
+	}
+	for i := range l.Claims {
+		if cl := &l.Claims[i]; !cl.Locked && cl.Nonce > nonce {
+			nonce, amount = cl.Nonce, cl.Amount
+		}
+	}
+	return amount
+}
+
+// evReceive takes a voucher whose signature is verified: on an inbound channel one
+// of the payer, on an outbound channel a refund of the payee. FxAnswer has what
+// the lane is worth more by it. Secret opens its lock, where it is known.
+type evReceive struct {
+	Voucher  *SignedVoucher
+	Secret   *tally.Preimage
+	MinDelta big.Int
+}
+
+func (ev evReceive) step(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
+	err := c.CheckVoucher(now, ev.Voucher)
+	if errors.Is(err, errHeld) {
+		return ev.again(c, now)
+	}
+	if err != nil {
+		return nil, err
+	}
+	sv := ev.Voucher
+	l := c.peek(sv.Lane)
+	if c.Direction == PCHOutbound {
+		if sv.Nonce > l.Nonce {
+			l.Agreed = sv.Amount
+		}
+		l.Refund = sv
+		l.Nonce = max(l.Nonce, sv.Nonce)
+		return ev.saved(c, big.Zero()), nil
+	}
+	cl := claimOf(sv)
+	cl.Voucher, cl.Secret = sv, ev.Secret
+	if cl.Locked && cl.Secret != nil && !cl.Secret.Opens(cl.Lock) {
+		return nil, ErrSecret
+	}
+	delta := big.Zero()
+	if cl.open() {
+		most := big.Add(l.Head.Redeemed, l.worth)
+		delta = big.Sub(big.Max(most, cl.Amount), most)
+	}
+	if min := value(ev.MinDelta); delta.LessThan(min) {
+		return nil, &DeltaError{Delta: delta, Min: min}
+	}
+	l = c.lane(sv.Lane)
+	l.Nonce = sv.Nonce
+	if !cl.Locked {
+		l.Agreed = sv.Amount
+	}
+	l.push(cl)
+	c.touch(l)
+	return ev.saved(c, delta), nil
+}
+
+func (ev evReceive) saved(c *Channel, delta big.Int) []Effect {
+	c.Vouchers++
+	return []Effect{
+		{Kind: FxSave},
+		{Kind: FxSaveLane, Lane: ev.Voucher.Lane},
+		{Kind: FxRecord, Lane: ev.Voucher.Lane, Voucher: ev.Voucher},
+		{Kind: FxAnswer, Amount: delta},
+	}
+}
+
+// again is a voucher that we hold: worth nothing more, unless the secret is new.
+func (ev evReceive) again(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
+	if ev.Secret == nil || c.Direction == PCHOutbound {
+		return []Effect{{Kind: FxAnswer, Amount: big.Zero()}}, nil
+	}
+	return evSecret{Preimage: *ev.Secret}.step(c, now)
+}
+
+// CheckVoucher is what can be known of a voucher before it is submitted, its signature
+// aside. errHeld: it is one that we hold, and as good as it was.
+func (c *Channel) CheckVoucher(now abi.ChainEpoch, sv *SignedVoucher) error {
+	switch {
+	case sv == nil || sv.ChannelAddr != c.Addr:
+		return ErrChannel
+	case sv.Extra != nil:
+		return ErrExtra
+	case len(sv.Merges) != 0:
+		return ErrMerges
+	case sv.Lane > actor.MaxLane:
+		return fmt.Errorf("%w: %d", ErrLane, sv.Lane)
+	case sv.Amount.Int == nil || sv.Amount.Sign() < 0:
+		return ErrZeroAmount
+	case len(sv.SecretHash) != 0 && len(sv.SecretHash) != tally.HashlockSize:
+		return fmt.Errorf("%w: a hash of %d bytes", ErrLock, len(sv.SecretHash))
+	}
+	if c.Phase != PhaseOpen && c.Phase != PhaseSettling {
+		return c.live()
+	}
+	l := c.peek(sv.Lane)
+	if l.holds(sv) {
+		return errHeld
+	}
+	if c.Direction == PCHOutbound {
+		return c.checkRefund(l, sv)
+	}
+	return c.checkVoucher(now, l, sv)
+}
+
+// holds reports whether sv is one of the lane's vouchers, to the last bit.
+func (l *Lane) holds(sv *SignedVoucher) bool {
+	if cl := l.find(sv.Nonce); cl != nil && cl.Voucher != nil {
+		return sameVoucher(cl.Voucher, sv)
+	}
+	return l.Refund != nil && sameVoucher(l.Refund, sv)
+}
+
+// sameVoucher compares vouchers without Extra and Merges.
+func sameVoucher(a, b *SignedVoucher) bool {
+	if a.Signature == nil || b.Signature == nil {
+		return false
+	}
+	return a.ChannelAddr == b.ChannelAddr && a.Lane == b.Lane && a.Nonce == b.Nonce && a.Amount.Equals(b.Amount) &&
+		a.TimeLockMin == b.TimeLockMin && a.TimeLockMax == b.TimeLockMax && a.MinSettleHeight == b.MinSettleHeight &&
+		bytes.Equal(a.SecretHash, b.SecretHash) &&
+		a.Signature.Type == b.Signature.Type && bytes.Equal(a.Signature.Data, b.Signature.Data)
+}
+
+func (c *Channel) checkRefund(l *Lane, sv *SignedVoucher) error {
+	if len(sv.SecretHash) != 0 || sv.TimeLockMin != 0 || sv.TimeLockMax != 0 || sv.MinSettleHeight != 0 {
+		return fmt.Errorf("%w: a refund says an amount and nothing else", ErrLock)
+	}
+	if l.Head.Known && sv.Nonce <= l.Head.Nonce || l.Refund != nil && sv.Nonce <= l.Refund.Nonce {
+		return fmt.Errorf("%w: refund %d on lane %d", ErrNonce, sv.Nonce, l.ID)
+	}
+	if most := big.Add(l.Head.Redeemed, l.reachHead); !sv.Amount.LessThan(most) {
+		return fmt.Errorf("%w: refund to %v, lane %d has %v", ErrAmount, sv.Amount, l.ID, most)
+	}
+	return nil
+}
+
+func (c *Channel) checkVoucher(now abi.ChainEpoch, l *Lane, sv *SignedVoucher) error {
+	r := c.rules
+	if c.Owned && sv.Lane == 0 && (len(sv.SecretHash) != 0 || sv.TimeLockMin != 0 || sv.TimeLockMax != 0 || sv.MinSettleHeight != 0) {
+		return fmt.Errorf("%w: lane 0 of an owned channel settles the tab", ErrLock)
+	}
+	if sv.Amount.Sign() == 0 && sv.MinSettleHeight == 0 {
+		return ErrZeroAmount
+	}
+	if err := c.boundSettle(now, sv.MinSettleHeight); err != nil {
+		return err
+	}
+	settledAt := c.Head.SettlingAt // the earliest epoch at which vouchers end
+	if settledAt == 0 {
+		settledAt = max(now+r.SettleDelay, c.Head.MinSettling)
+	}
+	if sv.TimeLockMin > 0 && sv.TimeLockMin > settledAt-r.SubmitMargin {
+		return fmt.Errorf("%w: from %d, the channel may settle at %d", ErrTimeLock, sv.TimeLockMin, settledAt)
+	}
+	if sv.TimeLockMax != 0 && (sv.TimeLockMax < sv.TimeLockMin || sv.TimeLockMax < now+r.SubmitMargin) {
+		return fmt.Errorf("%w: until %d, epoch is %d", ErrTimeLock, sv.TimeLockMax, now)
+	}
+	if sv.Nonce <= l.Nonce {
+		return fmt.Errorf("%w: %d, lane %d has %d", ErrNonce, sv.Nonce, l.ID, l.Nonce)
+	}
+	if !rises(l, sv.Amount, sv.MinSettleHeight != 0) {
+		return fmt.Errorf("%w: %v, lane %d has %v", ErrAmount, sv.Amount, l.ID, l.Agreed)
+	}
+	cl := claimOf(sv)
+	total := c.redeemedWith(l, &cl)
+	if c.Phase == PhaseSettling && total.GreaterThan(c.redeemed()) {
+		return c.live() // what only unlocks a lock that we hold is welcome
+	}
+	if balance := c.confirmed(); total.GreaterThan(balance) {
+		return &OverBalanceError{Total: total, Balance: balance}
+	}
+	return c.room(l, &cl)
+}
