@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,7 +37,7 @@ type mortal struct {
 	wallet *paychtest.Wallet
 	key    address.Address
 	crash  *durabletest.Crash
-	next   *durabletest.Crash // what a stop at Publish left
+	next   atomic.Pointer[durabletest.Crash] // what a stop at Publish left
 	*paych.Manager
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -83,14 +85,14 @@ func (n *mortal) open() {
 }
 
 // dead reports whether the node has to be started again.
-func (n *mortal) dead() bool { return n.crash.Failed() != nil || n.next != nil }
+func (n *mortal) dead() bool { return n.crash.Failed() != nil || n.next.Load() != nil }
 
 // revive gives the store what the disk kept.
 func (n *mortal) revive() {
 	n.downs++
 	old := n.crash
-	if n.next != nil {
-		n.crash, n.next = n.next, nil
+	if next := n.next.Swap(nil); next != nil {
+		n.crash = next
 	} else {
 		n.crash = old.Clone()
 	}
@@ -302,7 +304,10 @@ func crashRunOf(t *testing.T, arm func(r *crashRun)) (payer, payee, attempts int
 		r := &crashRun{t: t, chain: paychtest.NewChain(paychtest.DefaultParams()), given: make(map[string]string), started: time.Now()}
 		go r.chain.Run(ctx) // ends with ctx
 		r.payer, r.payee = r.mortal("payer"), r.mortal("payee")
+		var mu sync.Mutex // the hook is called by both sides
 		r.chain.OnPublish(func(_ int, m *paych.SignedMessage) (bool, error) {
+			mu.Lock()
+			defer mu.Unlock()
 			who := r.payer
 			if m.From == r.payee.key {
 				who = r.payee
@@ -316,11 +321,11 @@ func crashRunOf(t *testing.T, arm func(r *crashRun)) (payer, payee, attempts int
 			}
 			switch r.dies(who, r.attempts) {
 			case 1:
-				who.next = who.crash.Clone()
+				who.next.Store(who.crash.Clone())
 				who.cancel()
 				return false, errStopped
 			case 2:
-				who.next = who.crash.Clone()
+				who.next.Store(who.crash.Clone())
 				who.cancel()
 				return true, errStopped
 			}
@@ -334,8 +339,8 @@ func crashRunOf(t *testing.T, arm func(r *crashRun)) (payer, payee, attempts int
 				n.cancel()
 				_ = n.Close()
 				_ = n.crash.Close()
-				if n.next != nil {
-					_ = n.next.Close()
+				if next := n.next.Load(); next != nil {
+					_ = next.Close()
 				}
 			}
 			cancel()
