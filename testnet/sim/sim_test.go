@@ -39,6 +39,9 @@ func TestMain(m *testing.M) {
 // alone.
 func optionsOf(seed uint64) Options {
 	opt := Options{Steps: *stepsFlag}
+	if raceEnabled && opt.Steps == 0 {
+		opt.Steps = 120
+	}
 	switch seed % 8 {
 	case 0:
 		opt.Faults = NoFaults
