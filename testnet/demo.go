@@ -205,7 +205,6 @@ type demo struct {
 	opt            DemoOptions
 	client, server *host.Node
 	hosts          []libp2phost.Host
-	cheques        int
 	acked          chan struct{} // a cheque of the client was acked
 }
 
