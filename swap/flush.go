@@ -93,7 +93,7 @@ func (b *Book) takeDirty(s *shard, n int) (taken int, saves []flushed) {
 		if !a.stored && a.ledger.Empty() {
 			// Who only asked leaves no record: new identities fill no disk.
 			a.ledger.Saved(a.ledger.dirty)
-			a.services = nil
+			a.services, a.newServices = nil, false
 			continue
 		}
 		a.saving = true

@@ -112,19 +112,23 @@ type Row struct {
 // Row returns the tab with one peer.
 func (b *Book) Row(p peer.ID) (Row, error) {
 	var r Row
-	var unsaved []serviceTotals
+	var list []serviceTotals
+	all := false
 	err := b.look(p, func(a *account) {
 		r = b.rowLocked(a)
-		unsaved = append([]serviceTotals(nil), a.services...)
+		list, all = append(list, a.services...), a.allServices
 	})
 	if err != nil {
 		return Row{}, err
 	}
-	stored, err := b.readServices(p)
-	if err != nil {
-		return Row{}, err
+	if !all {
+		stored, err := b.readServices(p)
+		if err != nil {
+			return Row{}, err
+		}
+		list = addServices(stored, list)
 	}
-	for _, t := range addServices(stored, unsaved) {
+	for _, t := range list {
 		r.Services = append(r.Services, ServiceTotals{Service: t.name, Served: t.served, Consumed: t.consumed})
 	}
 	return r, nil

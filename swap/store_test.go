@@ -227,8 +227,8 @@ func TestDamageWhileOpen(t *testing.T) {
 		a, b := newNode(t, 0), newNode(t, 1)
 		w := wireUp(t, a, b)
 		mustServe(t, a, b, 20, 6)
-		time.Sleep(time.Second) // bubble
 		w.hangUp()
+		time.Sleep(20 * time.Minute) // bubble: out of memory
 		damage(t, b.disk, b.keys.of(shelfServices, a.id))
 		w.dial()
 		mustServe(t, a, b, 20, 1)

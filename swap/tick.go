@@ -205,6 +205,7 @@ func (b *Book) forget(ctx context.Context, p peer.ID, old int64) error {
 	}
 	b.pool.move(a.ledger.Exposure(), 0, true, true)
 	a.ledger = NewLedger(&b.policy)
+	a.services, a.allServices = nil, false
 	s.mu.Unlock()
 
 	var batch durable.Batch
