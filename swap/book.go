@@ -261,7 +261,7 @@ func (b *Book) sumRecords(ctx context.Context) error {
 const maxDropAtOnce = 50_000
 
 func (b *Book) dropKeys(batch *durable.Batch, key string) error {
-	p, err := b.keys.peerOf(shelfLedger, key)
+	p, err := b.keys.peerOf(key)
 	if err == nil {
 		b.dropPeer(batch, p)
 	}

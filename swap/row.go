@@ -140,7 +140,7 @@ func (b *Book) Rows(ctx context.Context) ([]Row, error) {
 	peers := make(map[peer.ID]struct{})
 	prefix := b.keys.prefix(shelfLedger)
 	err := b.store.Scan(ctx, prefix, "", func(key string, _ []byte) error {
-		p, err := b.keys.peerOf(shelfLedger, key)
+		p, err := b.keys.peerOf(key)
 		if err != nil {
 			return err
 		}

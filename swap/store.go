@@ -55,9 +55,9 @@ func (k keys) of(s shelf, p peer.ID) string { return k.prefix(s) + durable.KeyID
 
 func (k keys) run() string { return k.root + "run" }
 
-// peerOf reads the peer id back out of a key of a shelf.
-func (k keys) peerOf(s shelf, key string) (peer.ID, error) {
-	raw, err := durable.ParseKeyID(key[len(k.prefix(s)):])
+// peerOf reads the peer id back out of the key of a ledger.
+func (k keys) peerOf(key string) (peer.ID, error) {
+	raw, err := durable.ParseKeyID(key[len(k.prefix(shelfLedger)):])
 	if err != nil {
 		return "", err
 	}

@@ -149,7 +149,7 @@ func (b *Book) forgetOld(ctx context.Context) error {
 		if !l.Stranger() || st.usedAt >= old {
 			return nil
 		}
-		p, err := b.keys.peerOf(shelfLedger, key)
+		p, err := b.keys.peerOf(key)
 		if err != nil {
 			return err
 		}
