@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/tallystick/tally"
@@ -311,6 +312,80 @@ func TestCloseSavesAll(t *testing.T) {
 		n.check()
 	})
 }
+
+// slowKey signs when it is let.
+type slowKey struct {
+	crypto.PrivKey
+	let chan struct{}
+}
+
+func (k slowKey) Sign(text []byte) ([]byte, error) {
+	<-k.let
+	return k.PrivKey.Sign(text)
+}
+
+// A record that is on its way to disk, held up by a signature, is never written
+// over a newer one; and the message path does not wait for it.
+func TestOlderRecordNeverWins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		key := slowKey{PrivKey: testKey(0), let: make(chan struct{})}
+		n := newNode(t, 0, func(c *Config) { c.Key = key })
+		p := testPeer(1)
+		_ = n.Debit(p, "store", 10)
+		go func() { _ = n.Receive(context.Background(), p, signCheque(t, n, 1, 1, 10)) }()
+		synctest.Wait() // it has stepped, and waits for the signature of its ack
+		go func() { _ = n.Receive(context.Background(), p, &KarmaCheque{Beneficiary: []byte(n.id), Amount: 5}) }()
+		for range 7 {
+			_ = n.Debit(p, "store", 1)
+			time.Sleep(2 * flushEvery) // bubble
+		}
+		close(key.let)
+		time.Sleep(2 * flushEvery) // bubble
+		n.check()
+		if l, _ := n.onDisk(p); l.served != 17 || l.received != 15 {
+			t.Errorf("on disk: %s", describe(&l))
+		}
+		if l := n.tab(p); l.served != 17 || l.received != 15 {
+			t.Errorf("in memory: %s", describe(&l))
+		}
+	})
+}
+
+// A key that cannot sign stops the book, and leaves the disk as it was.
+func TestKeyCannotSign(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t, 0, func(c *Config) { c.Key = deadKey{testKey(0)} })
+		p := testPeer(1)
+		_ = n.Debit(p, "store", 10)
+		time.Sleep(time.Second) // bubble
+		if err := n.Receive(t.Context(), p, signCheque(t, n, 1, 1, 10)); !errors.Is(err, errDeadKey) {
+			t.Errorf("cheque: %v", err)
+		}
+		if err := n.Debit(p, "store", 1); !errors.Is(err, errDeadKey) {
+			t.Errorf("debit: %v", err)
+		}
+		time.Sleep(time.Second) // bubble
+		if l, _ := n.onDisk(p); l.served != 10 || l.received != 0 {
+			t.Errorf("on disk: %s", describe(&l))
+		}
+		_ = n.Close()
+		n.cfg.Key = testKey(0) // mended
+		disk := n.disk.Clone()
+		_ = n.disk.Close()
+		n.disk = disk
+		n.open()
+		if err := n.Receive(t.Context(), p, signCheque(t, n, 1, 1, 10)); err != nil {
+			t.Error(err)
+		}
+		n.check()
+	})
+}
+
+var errDeadKey = errors.New("token was pulled")
+
+type deadKey struct{ crypto.PrivKey }
+
+func (deadKey) Sign([]byte) ([]byte, error) { return nil, errDeadKey }
 
 // The same on Pebble, with real time and disks that keep part of what was not
 // synced: a clone at any moment opens, is whole and knows all that was acked.
