@@ -27,6 +27,8 @@ type account struct {
 	// services are the counts per service: all of them once allServices is set,
 	// before that those since the account was read.
 	services []serviceTotals
+	// ack is the last that we got, until it is on disk.
+	ack *Ack
 	// usedAt is when the account was read or last saved.
 	usedAt Instant
 	// serving and consuming count the live holds.

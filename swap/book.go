@@ -459,6 +459,7 @@ type snapshot struct {
 	// written, or where counts have to be added to what the store has first.
 	services []byte
 	counts   []serviceTotals
+	ack      *Ack
 }
 
 func (b *Book) snapshot(a *account) snapshot {
@@ -469,7 +470,7 @@ func (b *Book) snapshot(a *account) snapshot {
 		run = 0
 	}
 	snap := snapshot{
-		peer: a.peer, dirty: a.ledger.dirty, stranger: a.ledger.Stranger(),
+		peer: a.peer, dirty: a.ledger.dirty, stranger: a.ledger.Stranger(), ack: a.ack,
 		payload: appendLedger(make([]byte, 0, ledgerPayload), &a.ledger, now, stamp{run: run, usedAt: b.unix()}),
 	}
 	if a.newServices {
@@ -487,6 +488,9 @@ func (b *Book) snapshot(a *account) snapshot {
 func (s *snapshot) put(b *Book, batch *durable.Batch) {
 	key := b.keys.of(shelfLedger, s.peer)
 	batch.Put(key, durable.Seal(nil, key, ledgerVersion, s.payload))
+	if s.ack != nil {
+		b.putAck(batch, shelfAckReceived, s.peer, s.ack)
+	}
 	if s.counts != nil {
 		list, err := b.readServices(s.peer)
 		if err != nil {
@@ -507,6 +511,9 @@ func (s *snapshot) put(b *Book, batch *durable.Batch) {
 // done marks the saved part as clean, with the shard locked.
 func (s *snapshot) done(b *Book, a *account) {
 	a.ledger.Saved(s.dirty)
+	if a.ack == s.ack {
+		a.ack = nil
+	}
 	if s.counts != nil {
 		a.services, a.allServices = addServices(s.counts, a.services), true
 	}

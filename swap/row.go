@@ -241,12 +241,13 @@ func (b *Book) Cheques(p peer.ID) ([]ChequeRow, error) {
 	}
 	var rows []ChequeRow
 	for _, way := range [...]struct {
-		cheque, ack shelf
-		mark        *ChequeMark
-		sent        bool
+		cheque shelf
+		ack    func(peer.ID) (*Ack, error)
+		mark   *ChequeMark
+		sent   bool
 	}{
-		{shelfChequeSent, shelfAckReceived, row.LastChequeSent, true},
-		{shelfChequeReceived, shelfAckGiven, row.LastChequeReceived, false},
+		{shelfChequeSent, b.lastAck, row.LastChequeSent, true},
+		{shelfChequeReceived, func(p peer.ID) (*Ack, error) { return b.getAck(shelfAckGiven, p) }, row.LastChequeReceived, false},
 	} {
 		c, err := b.getCheque(way.cheque, p)
 		if err != nil {
@@ -256,7 +257,7 @@ func (b *Book) Cheques(p peer.ID) ([]ChequeRow, error) {
 			continue
 		}
 		r := ChequeRow{Peer: p, Sent: way.sent, Cheque: *c, State: way.mark.State}
-		a, err := b.getAck(way.ack, p)
+		a, err := way.ack(p)
 		if err != nil {
 			return nil, err
 		}
