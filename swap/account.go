@@ -24,8 +24,11 @@ type account struct {
 	wake chan struct{}
 	// gate is closed when the account's save is done; nil while nobody waits.
 	gate chan struct{}
-	// services are the counts per service that are not on disk yet.
+	// services are the counts per service: all of them once allServices is set,
+	// before that those since the account was read.
 	services []serviceTotals
+	// ack is the last that we got, until it is on disk.
+	ack *Ack
 	// usedAt is when the account was read or last saved.
 	usedAt Instant
 	// serving and consuming count the live holds.
@@ -38,6 +41,8 @@ type account struct {
 	stored  bool // there is a record on disk
 	issuing bool // a goroutine takes the intent to the settler
 	ticking bool // a goroutine carries out what the last tick asked for
+
+	allServices, newServices bool // newServices: they are not on disk yet
 }
 
 // session is what only a connected peer needs.
@@ -295,6 +300,6 @@ func (a *account) timeMatters() bool {
 // disk and nobody uses it.
 func (a *account) idle() bool {
 	return a.session == nil && !a.saving && !a.listed && !a.issuing && !a.ticking &&
-		a.waiters == 0 && len(a.services) == 0 &&
+		a.waiters == 0 && !a.newServices &&
 		a.serving == 0 && a.consuming == 0 && a.ledger.AtRest() && a.ledger.refusedAt|a.ledger.blockedUntil == 0
 }

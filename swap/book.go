@@ -261,7 +261,7 @@ func (b *Book) sumRecords(ctx context.Context) error {
 const maxDropAtOnce = 50_000
 
 func (b *Book) dropKeys(batch *durable.Batch, key string) error {
-	p, err := b.keys.peerOf(shelfLedger, key)
+	p, err := b.keys.peerOf(key)
 	if err == nil {
 		b.dropPeer(batch, p)
 	}
@@ -455,7 +455,11 @@ type snapshot struct {
 	payload  []byte
 	dirty    tally.Amount
 	stranger bool
-	services []serviceTotals
+	// services is the record of the counts per service; nil where it need not be
+	// written, or where counts have to be added to what the store has first.
+	services []byte
+	counts   []serviceTotals
+	ack      *Ack
 }
 
 func (b *Book) snapshot(a *account) snapshot {
@@ -466,11 +470,17 @@ func (b *Book) snapshot(a *account) snapshot {
 		run = 0
 	}
 	snap := snapshot{
-		peer: a.peer, dirty: a.ledger.dirty, stranger: a.ledger.Stranger(),
-		payload:  appendLedger(make([]byte, 0, ledgerPayload), &a.ledger, now, stamp{run: run, usedAt: b.unix()}),
-		services: a.services,
+		peer: a.peer, dirty: a.ledger.dirty, stranger: a.ledger.Stranger(), ack: a.ack,
+		payload: appendLedger(make([]byte, 0, ledgerPayload), &a.ledger, now, stamp{run: run, usedAt: b.unix()}),
 	}
-	a.services = nil
+	if a.newServices {
+		a.newServices = false
+		if a.allServices {
+			snap.services = encodeServices(a.services)
+		} else {
+			snap.counts, a.services = a.services, nil
+		}
+	}
 	return snap
 }
 
@@ -478,23 +488,35 @@ func (b *Book) snapshot(a *account) snapshot {
 func (s *snapshot) put(b *Book, batch *durable.Batch) {
 	key := b.keys.of(shelfLedger, s.peer)
 	batch.Put(key, durable.Seal(nil, key, ledgerVersion, s.payload))
-	if len(s.services) == 0 {
-		return
+	if s.ack != nil {
+		b.putAck(batch, shelfAckReceived, s.peer, s.ack)
 	}
-	list, err := b.readServices(s.peer)
-	if err != nil {
-		// Counts per service are for the operator's eyes; the money is in the
-		// ledger's own record. Start them afresh rather than stop the node.
-		b.log.Warn("service totals cannot be read and start afresh", "peer", s.peer, "err", err)
-		list = nil
+	if s.counts != nil {
+		list, err := b.readServices(s.peer)
+		if err != nil {
+			// Counts per service are for the operator's eyes; the money is in the
+			// ledger's own record. Start them afresh rather than stop the node.
+			b.log.Warn("service totals cannot be read and start afresh", "peer", s.peer, "err", err)
+			list = nil
+		}
+		s.counts = addServices(list, s.counts)
+		s.services = encodeServices(s.counts)
 	}
-	key = b.keys.of(shelfServices, s.peer)
-	batch.Put(key, durable.Seal(nil, key, serviceVersion, encodeServices(addServices(list, s.services))))
+	if s.services != nil {
+		key = b.keys.of(shelfServices, s.peer)
+		batch.Put(key, durable.Seal(nil, key, serviceVersion, s.services))
+	}
 }
 
 // done marks the saved part as clean, with the shard locked.
 func (s *snapshot) done(b *Book, a *account) {
 	a.ledger.Saved(s.dirty)
+	if a.ack == s.ack {
+		a.ack = nil
+	}
+	if s.counts != nil {
+		a.services, a.allServices = addServices(s.counts, a.services), true
+	}
 	if !a.stored {
 		a.stored = true
 		if s.stranger {

@@ -133,8 +133,9 @@ func (b *Book) Headroom(p peer.ID, dir Direction) (tally.Amount, error) {
 	return room, nil
 }
 
-// countService adds to the counts per service that wait for the next save.
+// countService adds to the counts per service.
 func (a *account) countService(name string, dir Direction, units tally.Amount) {
+	a.newServices = true
 	if len(name) > maxNameLen {
 		name = name[:maxNameLen]
 	}

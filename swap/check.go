@@ -42,7 +42,7 @@ func (b *Book) Check(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		p, err := b.keys.peerOf(shelfLedger, key)
+		p, err := b.keys.peerOf(key)
 		if err != nil {
 			return err
 		}

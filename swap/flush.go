@@ -39,34 +39,48 @@ func (b *Book) kick() {
 	}
 }
 
-// flush saves all accounts that were dirty when it began.
+// flush saves all accounts that were dirty when it began. The shards share
+// commits: one sync a period is enough for all of them.
 func (b *Book) flush(ctx context.Context) error {
+	var saves []flushed
 	for i := range b.shards {
-		if err := b.flushShard(ctx, &b.shards[i]); err != nil {
+		var err error
+		if saves, err = b.gather(ctx, &b.shards[i], saves); err != nil {
 			return err
 		}
 	}
-	return nil
+	return b.save(ctx, saves)
 }
 
+// flushShard is flush for one shard.
 func (b *Book) flushShard(ctx context.Context, s *shard) error {
+	saves, err := b.gather(ctx, s, nil)
+	if err != nil {
+		return err
+	}
+	return b.save(ctx, saves)
+}
+
+// gather takes what is dirty in a shard now, and saves full batches of it. It
+// returns what is left to be saved.
+func (b *Book) gather(ctx context.Context, s *shard, saves []flushed) ([]flushed, error) {
 	s.mu.Lock()
 	todo := len(s.dirty)
 	s.mu.Unlock()
 	for todo > 0 {
-		taken, saves := b.takeDirty(s, min(todo, maxFlushBatch))
+		taken := b.takeDirty(s, min(todo, maxFlushBatch-len(saves)), &saves)
 		if taken == 0 {
-			return nil
+			break
 		}
 		todo -= taken
-		if len(saves) == 0 {
-			continue
-		}
-		if err := b.save(ctx, s, saves); err != nil {
-			return err
+		if len(saves) == maxFlushBatch {
+			if err := b.save(ctx, saves); err != nil {
+				return nil, err
+			}
+			saves = saves[:0]
 		}
 	}
-	return nil
+	return saves, nil
 }
 
 // flushed is an account with the record that is being saved.
@@ -75,13 +89,12 @@ type flushed struct {
 	save    snapshot
 }
 
-// takeDirty takes up to n accounts off the dirty list. One that is being saved
-// by somebody else goes back to the end of the list.
-func (b *Book) takeDirty(s *shard, n int) (taken int, saves []flushed) {
+// takeDirty takes up to n accounts off the dirty list and adds them to saves. One
+// that is being saved by somebody else goes back to the end of the list.
+func (b *Book) takeDirty(s *shard, n int, saves *[]flushed) (taken int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	taken = min(n, len(s.dirty))
-	saves = make([]flushed, 0, taken)
 	list := s.dirty[:taken:taken]
 	s.dirty = append([]*account(nil), s.dirty[taken:]...)
 	for _, a := range list {
@@ -93,16 +106,20 @@ func (b *Book) takeDirty(s *shard, n int) (taken int, saves []flushed) {
 		if !a.stored && a.ledger.Empty() {
 			// Who only asked leaves no record: new identities fill no disk.
 			a.ledger.Saved(a.ledger.dirty)
-			a.services = nil
+			a.services, a.newServices = nil, false
 			continue
 		}
 		a.saving = true
-		saves = append(saves, flushed{account: a, save: b.snapshot(a)})
+		*saves = append(*saves, flushed{account: a, save: b.snapshot(a)})
 	}
-	return taken, saves
+	return taken
 }
 
-func (b *Book) save(ctx context.Context, s *shard, saves []flushed) error {
+// save writes what was taken in one commit, and gives the right to save back.
+func (b *Book) save(ctx context.Context, saves []flushed) error {
+	if len(saves) == 0 {
+		return nil
+	}
 	err := b.failure()
 	if err == nil {
 		var batch durable.Batch
@@ -111,6 +128,20 @@ func (b *Book) save(ctx context.Context, s *shard, saves []flushed) error {
 		}
 		err = b.store.Commit(context.WithoutCancel(ctx), &batch)
 	}
+	for len(saves) > 0 { // those of one shard lie side by side
+		n := 1
+		for n < len(saves) && shardIndex(saves[n].account.peer) == shardIndex(saves[0].account.peer) {
+			n++
+		}
+		b.saved(saves[:n], err)
+		saves = saves[n:]
+	}
+	return err
+}
+
+// saved ends the saves of one shard.
+func (b *Book) saved(saves []flushed, err error) {
+	s := b.shardOf(saves[0].account.peer)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range saves {
@@ -122,7 +153,6 @@ func (b *Book) save(ctx context.Context, s *shard, saves []flushed) error {
 		}
 		a.releaseLocked()
 	}
-	return err
 }
 
 // flushPeer saves one account now, where enough of it is dirty: many callers
@@ -139,5 +169,5 @@ func (b *Book) flushPeer(ctx context.Context, p peer.ID, enough func(*Ledger) bo
 	}
 	save := b.snapshot(a)
 	s.mu.Unlock()
-	return b.save(ctx, s, []flushed{{account: a, save: save}})
+	return b.save(ctx, []flushed{{account: a, save: save}})
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -199,9 +200,11 @@ func (n *node) onDisk(p peer.ID) (Ledger, bool) {
 	return l, true
 }
 
-// check fails the test where the book is not whole.
+// check fails the test where the book is not whole. It is for bubbles: a save
+// under way is waited for.
 func (n *node) check() {
 	n.t.Helper()
+	synctest.Wait()
 	if err := n.Check(context.Background()); err != nil {
 		n.t.Errorf("book %s: %v", n.name, err)
 	}

@@ -390,7 +390,7 @@ func TestMistake_GlobalLockOverChainCalls(t *testing.T) {
 			t.Errorf("%d settlements with another peer while one hangs in the settler", got)
 		}
 		// The very peer: its tab is booked and read, and time goes on for it.
-		if err := a.Debit(b.id, "store", 7); err != nil {
+		if err := errors.Join(a.Debit(b.id, "store", 7), b.Credit(a.id, "store", 7)); err != nil {
 			t.Error(err)
 		}
 		h, err := a.TryReserve(t.Context(), b.id, "store", Serve, 3)

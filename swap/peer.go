@@ -43,13 +43,11 @@ func (b *Book) Hello(_ context.Context, p peer.ID) (*Handshake, error) {
 			return nil, err
 		}
 	}
-	for _, get := range [...]struct {
-		shelf shelf
-		into  **Ack
-	}{{shelfAckGiven, &h.AckGiven}, {shelfAckReceived, &h.AckReceived}} {
-		if *get.into, err = b.getAck(get.shelf, p); err != nil {
-			return nil, err
-		}
+	if h.AckGiven, err = b.getAck(shelfAckGiven, p); err != nil {
+		return nil, err
+	}
+	if h.AckReceived, err = b.lastAck(p); err != nil {
+		return nil, err
 	}
 	return h, nil
 }

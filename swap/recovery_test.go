@@ -158,7 +158,7 @@ func TestRecoverBackupAtIntent(t *testing.T) {
 					t.Fatalf("the backup is not of an intent: %s", describe(&l))
 				}
 				close(hang)
-				synctest.Wait()
+				time.Sleep(5 * time.Second) // bubble: another date would be another text
 				w.hangUp()
 				a.restore(backup)
 				w.dial()
@@ -398,5 +398,32 @@ func TestHostileHandshake(t *testing.T) {
 		a.check()
 		w.dial()
 		mustServe(t, a, b, 20, 7)
+	})
+}
+
+// An ack that cannot be sent takes nothing back: the cheque is credited, and is
+// not refused; its sender asks again.
+func TestAckCannotBeSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newNode(t, 0), newNode(t, 1)
+		w := wireUp(t, a, b)
+		fails := 2
+		w.ask(func(_ *node, m Message) (bool, error) {
+			if _, ack := m.(*Ack); ack && fails > 0 {
+				fails--
+				return false, errors.New("i/o timeout")
+			}
+			return true, nil
+		})
+		mustServe(t, a, b, 20, 5)
+		synctest.Wait()
+		if got := b.row(a).Received; got != 100 || len(messages[*Refusal](w, b)) != 0 {
+			t.Errorf("received %d, %d refusals", got, len(messages[*Refusal](w, b)))
+		}
+		rest()
+		agree(t, a, b)
+		if got := a.row(b); got.Paid != 100 || fails != 0 {
+			t.Errorf("paid %d", got.Paid)
+		}
 	})
 }

@@ -112,19 +112,23 @@ type Row struct {
 // Row returns the tab with one peer.
 func (b *Book) Row(p peer.ID) (Row, error) {
 	var r Row
-	var unsaved []serviceTotals
+	var list []serviceTotals
+	all := false
 	err := b.look(p, func(a *account) {
 		r = b.rowLocked(a)
-		unsaved = append([]serviceTotals(nil), a.services...)
+		list, all = append(list, a.services...), a.allServices
 	})
 	if err != nil {
 		return Row{}, err
 	}
-	stored, err := b.readServices(p)
-	if err != nil {
-		return Row{}, err
+	if !all {
+		stored, err := b.readServices(p)
+		if err != nil {
+			return Row{}, err
+		}
+		list = addServices(stored, list)
 	}
-	for _, t := range addServices(stored, unsaved) {
+	for _, t := range list {
 		r.Services = append(r.Services, ServiceTotals{Service: t.name, Served: t.served, Consumed: t.consumed})
 	}
 	return r, nil
@@ -136,7 +140,7 @@ func (b *Book) Rows(ctx context.Context) ([]Row, error) {
 	peers := make(map[peer.ID]struct{})
 	prefix := b.keys.prefix(shelfLedger)
 	err := b.store.Scan(ctx, prefix, "", func(key string, _ []byte) error {
-		p, err := b.keys.peerOf(shelfLedger, key)
+		p, err := b.keys.peerOf(key)
 		if err != nil {
 			return err
 		}
@@ -237,12 +241,13 @@ func (b *Book) Cheques(p peer.ID) ([]ChequeRow, error) {
 	}
 	var rows []ChequeRow
 	for _, way := range [...]struct {
-		cheque, ack shelf
-		mark        *ChequeMark
-		sent        bool
+		cheque shelf
+		ack    func(peer.ID) (*Ack, error)
+		mark   *ChequeMark
+		sent   bool
 	}{
-		{shelfChequeSent, shelfAckReceived, row.LastChequeSent, true},
-		{shelfChequeReceived, shelfAckGiven, row.LastChequeReceived, false},
+		{shelfChequeSent, b.lastAck, row.LastChequeSent, true},
+		{shelfChequeReceived, func(p peer.ID) (*Ack, error) { return b.getAck(shelfAckGiven, p) }, row.LastChequeReceived, false},
 	} {
 		c, err := b.getCheque(way.cheque, p)
 		if err != nil {
@@ -252,7 +257,7 @@ func (b *Book) Cheques(p peer.ID) ([]ChequeRow, error) {
 			continue
 		}
 		r := ChequeRow{Peer: p, Sent: way.sent, Cheque: *c, State: way.mark.State}
-		a, err := b.getAck(way.ack, p)
+		a, err := way.ack(p)
 		if err != nil {
 			return nil, err
 		}

@@ -368,10 +368,7 @@ func (b *Book) receiveAck(p peer.ID, a *Ack) error {
 		return fmt.Errorf("%w: ack of another cheque than our last", ErrStale)
 	}
 	ev := Event{Kind: EvAck, Serial: a.Serial, Cumulative: a.Credited}
-	fx, err := b.transact(p, &ev, func(_, _ *Ledger, batch *durable.Batch) error {
-		b.putAck(batch, shelfAckReceived, p, a)
-		return nil
-	})
+	fx, err := b.promote(p, &ev, a)
 	if err != nil {
 		return err
 	}
@@ -380,6 +377,38 @@ func (b *Book) receiveAck(p peer.ID, a *Ack) error {
 	b.cfg.Notify(Notice{Kind: NoticeChequeAcked, Peer: p, Serial: a.Serial, Amount: a.Credited})
 	b.afterBooking(p, fx)
 	return nil
+}
+
+// promote books an ack. It goes to disk with the account's next record, which is
+// at most flushEvery away, and nobody waits for that: nothing leaves on the
+// strength of an ack, and the peer gives a lost one again in its handshake. So a
+// cheque costs the debtor one sync, its own.
+func (b *Book) promote(p peer.ID, ev *Event, ack *Ack) ([]Effect, error) {
+	if err := b.usable(); err != nil {
+		return nil, err
+	}
+	s, a, err := b.lock(p)
+	if err != nil {
+		return nil, err
+	}
+	defer s.mu.Unlock()
+	fx, err := b.apply(s, a, b.now(), ev)
+	if err != nil {
+		return nil, err
+	}
+	a.ack = ack
+	b.markDirty(s, a)
+	b.wakeIf(a, fx)
+	return fx, nil
+}
+
+// lastAck returns the last ack that we got from p, nil where there is none.
+func (b *Book) lastAck(p peer.ID) (*Ack, error) {
+	var unsaved *Ack
+	if err := b.look(p, func(a *account) { unsaved = a.ack }); err != nil || unsaved != nil {
+		return unsaved, err
+	}
+	return b.getAck(shelfAckReceived, p)
 }
 
 // receiveRefusal keeps the reason and backs off.

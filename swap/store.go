@@ -55,9 +55,9 @@ func (k keys) of(s shelf, p peer.ID) string { return k.prefix(s) + durable.KeyID
 
 func (k keys) run() string { return k.root + "run" }
 
-// peerOf reads the peer id back out of a key of a shelf.
-func (k keys) peerOf(s shelf, key string) (peer.ID, error) {
-	raw, err := durable.ParseKeyID(key[len(k.prefix(s)):])
+// peerOf reads the peer id back out of the key of a ledger.
+func (k keys) peerOf(key string) (peer.ID, error) {
+	raw, err := durable.ParseKeyID(key[len(k.prefix(shelfLedger)):])
 	if err != nil {
 		return "", err
 	}
@@ -90,9 +90,11 @@ func appendLedger(dst []byte, l *Ledger, now Instant, s stamp) []byte {
 	} {
 		dst = binary.BigEndian.AppendUint64(dst, n)
 	}
-	keep := l.flags & (flagSkewed | flagUnclean | flagUntold | flagKarmaSent)
-	return append(dst, byte(l.settle)|byte(l.peerMode)<<4, byte(keep))
+	return append(dst, byte(l.settle)|byte(l.peerMode)<<4, byte(l.flags&keptFlags))
 }
+
+// keptFlags are those that mean something without a session.
+const keptFlags = flagSkewed | flagUnclean | flagUntold | flagKarmaSent
 
 var errRecord = errors.New("swap: damaged ledger record")
 
@@ -121,7 +123,7 @@ func parseLedger(payload []byte, policy *Policy, now Instant, unix int64) (Ledge
 		forgiven: tally.Amount(n[13]), skew: tally.Balance(n[14]),
 		peerPayment: tally.Amount(n[15]), peerDisconnect: tally.Amount(n[16]),
 		settle: settleState(tail[0] & 0xf), peerMode: Mode(tail[0] >> 4),
-		flags: ledgerFlags(tail[1]),
+		flags: ledgerFlags(tail[1]) & keptFlags,
 	}
 	st := stamp{run: n[18], usedAt: int64(n[19])}
 	left := time.Duration(min(n[17], uint64(maxBlock)))
@@ -129,6 +131,9 @@ func parseLedger(payload []byte, policy *Policy, now Instant, unix int64) (Ledge
 		l.blockedUntil = now.Add(left - time.Duration(lain)*time.Second)
 	}
 	l.peerPayment = min(l.peerPayment, policy.MaxPeerThreshold) // the bounds may have changed since
+	if max(l.prepaidByPeer, l.prepaidToPeer, l.unanswered, l.accepted, l.issued, l.forgiven) > maxLedgerAmount {
+		return Ledger{}, stamp{}, fmt.Errorf("%w: an amount is over %d", errRecord, maxLedgerAmount)
+	}
 	if err := l.Check(); err != nil {
 		return Ledger{}, stamp{}, fmt.Errorf("%w: %w", errRecord, err)
 	}

@@ -149,7 +149,7 @@ func (b *Book) forgetOld(ctx context.Context) error {
 		if !l.Stranger() || st.usedAt >= old {
 			return nil
 		}
-		p, err := b.keys.peerOf(shelfLedger, key)
+		p, err := b.keys.peerOf(key)
 		if err != nil {
 			return err
 		}
@@ -205,6 +205,7 @@ func (b *Book) forget(ctx context.Context, p peer.ID, old int64) error {
 	}
 	b.pool.move(a.ledger.Exposure(), 0, true, true)
 	a.ledger = NewLedger(&b.policy)
+	a.services, a.allServices = nil, false
 	s.mu.Unlock()
 
 	var batch durable.Batch

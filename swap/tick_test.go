@@ -114,7 +114,7 @@ func TestTickOverdue(t *testing.T) {
 		if l, _ := n.onDisk(p); l.blockedUntil == 0 {
 			t.Error("the block is not on disk")
 		}
-		f = call(t, n, p) // it may always come back
+		call(t, n, p) // it may always come back
 		if _, err := n.TryReserve(t.Context(), p, "store", Serve, 1); !errors.Is(err, ErrBlocked) {
 			t.Errorf("while blocked: %v", err)
 		}
@@ -306,6 +306,53 @@ func TestStatementsAtRest(t *testing.T) {
 	})
 }
 
+// lineUp is a courier that takes one message at a time from a slow line.
+type lineUp struct {
+	hang chan struct{}
+	busy atomic.Int32
+	most atomic.Int32
+	last atomic.Uint64
+}
+
+func (c *lineUp) Send(_ context.Context, _ peer.ID, m Message) error {
+	if s, ok := m.(*Statement); ok {
+		c.most.Store(max(c.most.Load(), c.busy.Add(1)))
+		<-c.hang
+		c.last.Store(uint64(s.Served))
+		c.busy.Add(-1)
+	}
+	return nil
+}
+
+func (c *lineUp) Disconnect(peer.ID) error { return nil }
+
+// Statements to one peer leave one after the other: an older one behind a newer
+// one would be taken for what we say now.
+func TestStatementsInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t, 0)
+		p := testPeer(1)
+		call(t, n, p)
+		c := &lineUp{hang: make(chan struct{})}
+		n.Bind(c)
+		for i := range tally.Amount(4) {
+			_ = n.Debit(p, "store", 1)
+			go func() { // the peer's statements ask for an answer each time
+				_ = n.Receive(context.Background(), p, &Statement{Totals{Consumed: 100 + i, AtRest: true}})
+			}()
+			time.Sleep(15 * time.Second) // bubble
+		}
+		if got := c.most.Load(); got != 1 {
+			t.Errorf("%d statements at once", got)
+		}
+		close(c.hang)
+		synctest.Wait()
+		if got, want := c.last.Load(), uint64(n.tab(p).served); got != want {
+			t.Errorf("the last statement says %d, the tab %d", got, want)
+		}
+	})
+}
+
 // Accounts leave memory ten minutes after their last use, but not while somebody
 // needs them; those with nothing on them leave within a minute or so.
 func TestEviction(t *testing.T) {
@@ -401,6 +448,29 @@ func TestForgetOld(t *testing.T) {
 				t.Errorf("after the restart %s is on disk: %v, want %v", p, ok, want)
 			}
 		}
+	})
+}
+
+// The peer may come after its record was found to be old.
+func TestForgetLooksAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t, 0)
+		p := testPeer(1)
+		_ = n.Debit(p, "store", 10)
+		time.Sleep(time.Minute) // bubble: written, and nobody uses it
+		if err := n.forget(t.Context(), p, n.unix()-120); err != nil {
+			t.Fatal(err)
+		}
+		if l, ok := n.onDisk(p); !ok || l.served != 10 {
+			t.Error("a record that was used since is gone")
+		}
+		if err := n.forget(t.Context(), p, n.unix()); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := n.onDisk(p); ok {
+			t.Error("an old record stays")
+		}
+		n.check()
 	})
 }
 

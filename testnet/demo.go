@@ -50,8 +50,10 @@ type DemoOptions struct {
 	// Mode is soft or mock. Default mock.
 	Mode swap.Mode
 	// Messages is a file of newline-delimited JSON, as `tally store import`
-	// reads it. Default: a sample that ships with the program.
+	// reads it, and Input is one that is open already. Default: a sample that
+	// ships with the program.
 	Messages string
+	Input    io.ReadSeeker
 	// PageSize is what the client asks for at once. Default 20.
 	PageSize int
 	// Policy of both peers; its mode is overwritten. Default swap.DefaultPolicy.
@@ -108,6 +110,8 @@ type DemoSide struct {
 	Received uint64 `json:"received"`
 	// LastCheque is null where there was none.
 	LastCheque *DemoCheque `json:"last_cheque"`
+	// Row is the whole tab, for whoever prints more of it.
+	Row swap.Row `json:"-"`
 }
 
 // DemoResult is what a demo shows.
@@ -183,6 +187,9 @@ func Demo(ctx context.Context, opt DemoOptions) (_ DemoResult, err error) {
 
 // open returns the messages and what closes them.
 func (opt *DemoOptions) open() (io.ReadSeeker, func(), error) {
+	if opt.Input != nil {
+		return opt.Input, func() {}, nil
+	}
 	if opt.Messages == "" {
 		return bytes.NewReader(sample), func() {}, nil
 	}
@@ -198,7 +205,6 @@ type demo struct {
 	opt            DemoOptions
 	client, server *host.Node
 	hosts          []libp2phost.Host
-	cheques        int
 	acked          chan struct{} // a cheque of the client was acked
 }
 
@@ -335,6 +341,7 @@ func demoSide(n *host.Node, r *swap.Row, last *swap.ChequeMark) DemoSide {
 	side := DemoSide{
 		Peer: n.Host().ID().String(), Balance: int64(r.Balance),
 		Served: uint64(r.Served), Consumed: uint64(r.Consumed), Paid: uint64(r.Paid), Received: uint64(r.Received),
+		Row: *r,
 	}
 	if last != nil {
 		side.LastCheque = &DemoCheque{Serial: last.Serial, Cumulative: uint64(last.Cumulative), State: string(last.State)}

@@ -136,7 +136,7 @@ func (p *livePeer) load(ctx context.Context, arg string) error {
 }
 
 func (p *livePeer) connect(ctx context.Context, to *livePeer) error {
-	var last error = errors.New("testnet: the peer listens nowhere")
+	last := errors.New("testnet: the peer listens nowhere")
 	for _, addr := range to.id.Addrs {
 		if _, last = p.client.PeerConnect(ctx, addr); last == nil {
 			return nil

@@ -126,7 +126,7 @@ func ScenarioText(nameOrPath string) (file, text string, err error) {
 // RunScenario runs a scenario by its name or path. The report says which checks
 // passed; an error says that it could not run: ErrScenario, a *ScriptError, or
 // that ctx ended.
-func RunScenario(ctx context.Context, nameOrPath string, opt Options) (Report, error) {
+func RunScenario(ctx context.Context, nameOrPath string, opt Options) (report Report, err error) {
 	file, text, err := ScenarioText(nameOrPath)
 	if err != nil {
 		return Report{}, err
@@ -156,9 +156,9 @@ func RunScenario(ctx context.Context, nameOrPath string, opt Options) (Report, e
 	if ctx.Err() != nil {
 		return Report{}, fmt.Errorf("testnet: scenario %s: %w", nameOrPath, ctx.Err())
 	}
-	report := r.report(err)
+	report = r.report(err)
 	report.ElapsedMS = time.Since(begin).Milliseconds()
-	return report, nil
+	return report, nil // the deferred close may add that peers did not end well
 }
 
 func count(body []statement) int {
@@ -244,7 +244,11 @@ func (p *crashPoint) String() string {
 
 func (r *runner) newDriver() (driver, error) {
 	if len(r.opt.Peers) > 0 {
-		return newLive(r.opt.Peers)
+		d, err := newLive(r.opt.Peers)
+		if err != nil {
+			return nil, err
+		}
+		return d, nil
 	}
 	d, err := newLocal(r.opt.Network)
 	if err != nil {

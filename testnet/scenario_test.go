@@ -22,6 +22,10 @@ import (
 // adds processor time and nothing that could fail.
 const gentle = 10
 
+// brokenPoints is at how many points a broken crash is tried: the first cheque
+// is among them.
+const brokenPoints = 12
+
 func runInBubble(t *testing.T, name string, opt Options) (report Report) {
 	t.Helper()
 	inBubble(t, bubbleLatency, func(t *testing.T, newHost func(crypto.PrivKey) (libp2phost.Host, error)) {
@@ -48,7 +52,11 @@ func printed(t *testing.T, r *Report) string {
 func TestScenarios(t *testing.T) {
 	for _, name := range ListScenarios() {
 		t.Run(name, func(t *testing.T) {
-			r := runInBubble(t, name, Options{})
+			opt := Options{}
+			if raceEnabled {
+				opt.crashPoints = 4
+			}
+			r := runInBubble(t, name, opt)
 			if r.Failed != 0 || r.Passed == 0 {
 				t.Errorf("\n%s", printed(t, &r))
 			}
@@ -227,7 +235,7 @@ func TestScenariosCanFail(t *testing.T) {
 		{"flood", "each stranger has a credit of its own", spoiled{before: setKeys("strangers", "1000000")}, "what they took is within it"},
 	} {
 		t.Run(tc.scenario+": "+tc.how, func(t *testing.T) {
-			opt := Options{crashPoints: 12, breakIt: func(d driver) driver {
+			opt := Options{crashPoints: brokenPoints, breakIt: func(d driver) driver {
 				broken := tc.broken
 				broken.local = d.(*local)
 				if tc.scenario == "crash" {

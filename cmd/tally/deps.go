@@ -183,8 +183,9 @@ func (r BenchResult) MarshalJSON() ([]byte, error) {
 type TestnetOptions struct {
 	// Scenario is a name that ships or the path of a file.
 	Scenario string
-	// Binary is the program that scenarios of processes start: this one.
-	Binary   string
+	// Peers are live peers, by the name that the scenario gives them: the repo
+	// of each. Empty: peers in this process.
+	Peers    map[string]string
 	Progress Progress
 	Logger   *slog.Logger
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"log/slog"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -23,6 +22,7 @@ func (a *app) testnetCmd() *cobra.Command {
 
 func (a *app) testnetRunCmd() *cobra.Command {
 	var verbose bool
+	var peers map[string]string
 	long := `Runs a scenario and prints its checks; the last line is "N passed, N failed". It
 exits with 0 only if none failed. SCENARIO is a file or a name that ships`
 	if len(a.deps.Scenarios) > 0 {
@@ -39,16 +39,12 @@ exits with 0 only if none failed. SCENARIO is a file or a name that ships`
 			if a.deps.Testnet == nil {
 				return failf("use a complete build", "this build has no test network")
 			}
-			binary, err := os.Executable()
-			if err != nil {
-				return err
-			}
 			logger := slog.New(slog.DiscardHandler)
 			if verbose {
 				logger = slog.New(slog.NewTextHandler(a.deps.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 			}
 			show, end := a.progress()
-			result, err := a.deps.Testnet(cmd.Context(), TestnetOptions{Scenario: args[0], Binary: binary, Progress: show, Logger: logger})
+			result, err := a.deps.Testnet(cmd.Context(), TestnetOptions{Scenario: args[0], Peers: peers, Progress: show, Logger: logger})
 			end()
 			if err != nil {
 				return err
@@ -65,6 +61,7 @@ exits with 0 only if none failed. SCENARIO is a file or a name that ships`
 			return nil
 		},
 	}
+	cmd.Flags().StringToStringVar(&peers, "peer", nil, "NAME=REPO of a running peer to use instead of one of our own; may be repeated")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "log what the peers do to standard error")
 	return cmd
 }

@@ -23,6 +23,8 @@ func realDeps() Deps {
 		CheckStore: host.CheckStore,
 		Demo:       runDemo,
 		Benches:    benches(),
+		Testnet:    runScenario,
+		Scenarios:  testnet.ListScenarios(),
 	})
 }
 
@@ -69,6 +71,29 @@ func demoSide(s testnet.DemoSide) DemoSide {
 		side.LastCheque = &rpc.LastCheque{Serial: c.Serial, Cumulative: c.Cumulative, State: c.State}
 	}
 	return side
+}
+
+// runScenario runs a scenario of package testnet.
+func runScenario(ctx context.Context, opts TestnetOptions) (TestnetResult, error) {
+	r, err := testnet.RunScenario(ctx, opts.Scenario, testnet.Options{
+		Peers: opts.Peers, Logger: opts.Logger,
+		Progress: func(p testnet.ScenarioProgress) {
+			if opts.Progress != nil {
+				opts.Progress(p.Statement, p.Done, p.Total)
+			}
+		},
+	})
+	if err != nil {
+		return TestnetResult{}, err
+	}
+	result := TestnetResult{
+		Scenario: r.Scenario, Passed: r.Passed, Failed: r.Failed, Elapsed: float64(r.ElapsedMS) / 1000,
+		Checks: make([]TestnetCheck, len(r.Checks)),
+	}
+	for i, c := range r.Checks {
+		result.Checks[i] = TestnetCheck{Name: c.Name, Passed: c.Passed, Detail: c.Detail}
+	}
+	return result, nil
 }
 
 // benchChildArg is the hidden first argument of the processes that the bench

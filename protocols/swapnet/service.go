@@ -295,21 +295,46 @@ func (s *Service) enter() bool {
 	return true
 }
 
-// runStream is the life of one stream; it is over when it returns.
+// runStream begins the life of one stream. A session that lives is served by a
+// goroutine of its own: the handshake has grown the stack of this one, and a
+// session that idles for days needs next to none.
 func (s *Service) runStream(st network.Stream, inbound bool) {
 	sess := newSession(s, st, inbound)
 	status, err := s.reserve(st, inbound)
-	if status == StatusOK {
-		if status = s.admit(sess); status == StatusOK {
-			status, err = sess.run()
-			s.leave(sess)
+	if status != StatusOK {
+		if !inbound {
+			s.opened(sess.peer)
 		}
-		s.unreserve(sess.peer)
-	} else if !inbound {
-		s.opened(sess.peer)
+		s.endStream(sess, inbound, status, err)
+		return
 	}
+	if status = s.admit(sess); status != StatusOK {
+		s.unreserve(sess.peer)
+		s.endStream(sess, inbound, status, nil)
+		return
+	}
+	if status, err = sess.begin(); status != StatusOK {
+		s.endSession(sess, inbound, status, err)
+		return
+	}
+	s.wg.Go(func() { // ends with the stream; Close ends that
+		status, err := sess.serve()
+		s.endSession(sess, inbound, status, err)
+	})
+}
+
+// endSession is the end of a stream that was admitted.
+func (s *Service) endSession(sess *session, inbound bool, status Status, err error) {
+	sess.closeOutbox()
+	s.leave(sess)
+	s.unreserve(sess.peer)
+	s.endStream(sess, inbound, status, err)
+}
+
+// endStream is the end of every stream.
+func (s *Service) endStream(sess *session, inbound bool, status Status, err error) {
 	sess.finish(status)
-	s.ended(st, inbound, status, err)
+	s.ended(sess.st, inbound, status, err)
 	s.again(sess.peer, sess.since, status)
 }
 

@@ -150,16 +150,12 @@ func (s *session) finish(status Status) {
 	_ = s.st.ResetWithError(status.resetCode())
 }
 
-// run is the admitted stream, from its handshake to its end.
-func (s *session) run() (Status, error) {
+// begin is the admitted stream up to the point where its session lives.
+func (s *session) begin() (Status, error) {
 	hs, status, err := s.shake()
 	if status == StatusOK {
 		status, err = s.svc.establish(s, hs)
 	}
-	if status == StatusOK {
-		status, err = s.serve()
-	}
-	s.closeOutbox()
 	return status, err
 }
 

@@ -31,15 +31,22 @@ func TestMain(m *testing.M) {
 // figures that each benchmark has to bring, in order.
 var shapes = map[string][]struct{ name, unit string }{
 	"acct": {
-		{"acct/debit/100k", "ns"}, {"acct/reserve-commit/100k", "ns"}, {"acct/debit-behind/100k", "ns"},
-		{"acct/debit/1M", "ns"}, {"acct/reserve-commit/1M", "ns"}, {"acct/debit-behind/1M", "ns"},
+		{"acct/debit/100k", "ns"},
+		{"acct/reserve-commit/100k", "ns"},
+		{"acct/debit-behind/100k", "ns"},
+		{"acct/debit/1M", "ns"},
+		{"acct/reserve-commit/1M", "ns"},
+		{"acct/debit-behind/1M", "ns"},
 	},
 	"acct-durable": {
 		{"acct-durable/1k", "steps/s"}, {"acct-durable/100k", "steps/s"}, {"acct-durable/1k/default-thresholds", "steps/s"},
 	},
 	"pair": {
-		{"pair/batched", "messages/s"}, {"pair/batched-bursts", "messages/s"}, {"pair/single", "messages/s"},
-		{"pair/batched/default-thresholds", "messages/s"}, {"pair/single/default-thresholds", "messages/s"},
+		{"pair/batched", "messages/s"},
+		{"pair/batched-bursts", "messages/s"},
+		{"pair/single", "messages/s"},
+		{"pair/batched/default-thresholds", "messages/s"},
+		{"pair/single/default-thresholds", "messages/s"},
 	},
 	"node": {
 		{"node/tcp/2", "requests/s"}, {"node/tcp/5", "requests/s"}, {"node/quic/2", "requests/s"}, {"node/quic/5", "requests/s"},

@@ -179,7 +179,10 @@ func (c chequeParts) crypto(d time.Duration, goroutines int) (float64, error) {
 	begin := time.Now()
 	err = each(goroutines, goroutines, func(int) error {
 		for time.Since(begin) < d {
-			var sig []byte
+			var (
+				sig []byte
+				err error
+			)
 			for range chequeSigns {
 				if sig, err = key.Sign(text); err != nil {
 					return err

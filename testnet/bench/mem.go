@@ -97,10 +97,6 @@ func memPeers(ctx context.Context, o *Options) (_ []Figure, err error) {
 	if err := each(n, 8, func(i int) error { return clients[i].dial(ctx, hub) }); err != nil {
 		return nil, err
 	}
-	heap1, stacks1, err := settledHeap(ctx)
-	if err != nil {
-		return nil, err
-	}
 	closeIdle, err := idleStreams(ctx, clients, hub)
 	if err != nil {
 		return nil, err
@@ -110,7 +106,8 @@ func memPeers(ctx context.Context, o *Options) (_ []Figure, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if heap1, stacks1, err = settledHeap(ctx); err != nil {
+	heap1, stacks1, err := settledHeap(ctx)
+	if err != nil {
 		return nil, err
 	}
 	if err := hub.swap.Start(); err != nil {

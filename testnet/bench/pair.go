@@ -180,8 +180,11 @@ func awaitRoom(ctx context.Context, book *swap.Book, p peer.ID) error {
 func benchPair(ctx context.Context, o *Options) (figures []Figure, err error) {
 	o.say("pair: thresholds 10^6 and 1.25·10^6")
 	m, cheques, err := pairOf(ctx, o, wide(), []flowKind{
-		{countNothing, perBatch}, {countEach, perBatch}, {countBursts, perBatch},
-		{countNothing, 1}, {countEach, 1},
+		{countNothing, perBatch},
+		{countEach, perBatch},
+		{countBursts, perBatch},
+		{countNothing, 1},
+		{countEach, 1},
 	})
 	if err != nil {
 		return nil, err

@@ -67,7 +67,7 @@ func benchRecover(ctx context.Context, o *Options) (_ []Figure, err error) {
 		return nil, err
 	}
 	return []Figure{
-		cost("recover", "s", m[0], m[1], "a process that opens the same store and reads the same records, nothing else", 1.5).
+		cost("recover", "s", m[0], m[1], "a process that opens the same store and reads every record, nothing else", 1.5).
 			note("from the start of a process, after SIGKILL of the last, to its first request served").with("accounts", n),
 	}, nil
 }

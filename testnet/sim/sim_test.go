@@ -39,6 +39,9 @@ func TestMain(m *testing.M) {
 // alone.
 func optionsOf(seed uint64) Options {
 	opt := Options{Steps: *stepsFlag}
+	if raceEnabled && opt.Steps == 0 {
+		opt.Steps = 120
+	}
 	switch seed % 8 {
 	case 0:
 		opt.Faults = NoFaults
@@ -111,19 +114,22 @@ func TestSimFindsWhatIsBroken(t *testing.T) {
 		want  string
 	}{
 		{
-			"a disk that forgets what it acknowledged", Options{Faults: Crash, Peers: 2},
+			"a disk that forgets what it acknowledged",
+			Options{Faults: Crash, Peers: 2},
 			func(w *world) { w.remains = func(*party) *durabletest.Crash { return durabletest.NewMemCrash() } },
 			"acked",
 		},
 		{
-			"a server that counts twice", Options{Faults: NoFaults, Peers: 2},
+			"a server that counts twice",
+			Options{Faults: NoFaults, Peers: 2},
 			func(w *world) {
 				w.served = func(r *request) { _ = r.server.book.Debit(r.client.id, "sim", r.units) }
 			},
 			"were served",
 		},
 		{
-			"a server that does not count", Options{Peers: 2, Hostile: 1, Faults: NoFaults},
+			"a server that does not count",
+			Options{Peers: 2, Hostile: 1, Faults: NoFaults},
 			func(w *world) {
 				w.served = func(r *request) {
 					w.truthOf(r.client, r.server).answered += 100 // what it gave away beside
@@ -132,7 +138,8 @@ func TestSimFindsWhatIsBroken(t *testing.T) {
 			"lost",
 		},
 		{
-			"a message that no session carried", Options{Faults: NoFaults, Peers: 2},
+			"a message that no session carried",
+			Options{Faults: NoFaults, Peers: 2},
 			func(w *world) {
 				a, b := w.parties[0], w.parties[1]
 				w.plan(time.Minute, "forge", func() {

@@ -2,9 +2,11 @@ package wire
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/multiformats/go-varint"
@@ -33,18 +35,45 @@ type ReadStream interface {
 	SetReadDeadline(time.Time) error
 }
 
+// buffers are shared by all Readers: a long-lived stream that idles holds none.
+var buffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, readAhead) }}
+
 // Reader reads frames from one stream. It reads ahead: nothing else may read
 // the stream. One goroutine at a time. After the first error every call returns
 // that error.
 type Reader struct {
 	s       ReadStream
-	br      *bufio.Reader
+	br      *bufio.Reader // nil while a long-lived stream idles
 	max     int
 	timeout time.Duration // of one frame, from its first byte
 	idle    time.Duration // until the first byte; 0 is for ever
 	armed   bool          // a read deadline is set on s
 	long    []byte        // memory of frames above readAhead
+	first   [1]byte       // byte that ended an idle time, and is not in br yet
 	err     error
+}
+
+// rest is the stream behind the byte that ended an idle time.
+type rest struct{ r *Reader }
+
+func (s rest) Read(p []byte) (int, error) { return s.r.s.Read(p) }
+
+// await waits for the first byte of a frame on a long-lived stream without
+// holding a buffer, and takes one when it is there.
+func (r *Reader) await() error {
+	if r.br != nil {
+		r.br.Reset(nil)
+		buffers.Put(r.br)
+		r.br = nil
+	}
+	r.long = nil
+	if _, err := io.ReadFull(r.s, r.first[:]); err != nil {
+		return err
+	}
+	r.br = buffers.Get().(*bufio.Reader)
+	r.br.Reset(io.MultiReader(bytes.NewReader(r.first[:]), rest{r}))
+	_, err := r.br.Peek(1)
+	return err
 }
 
 // NewReader returns a Reader that refuses frames of more than maxFrame bytes.
@@ -69,7 +98,14 @@ func (r *Reader) SetTimeout(idle, frame time.Duration) {
 
 // Buffered tells whether bytes of a further frame are already here, so that a
 // handler may finish the burst before it flushes its answers.
-func (r *Reader) Buffered() bool { return r.br.Buffered() > 0 }
+func (r *Reader) Buffered() bool { return r.buffered() > 0 }
+
+func (r *Reader) buffered() int {
+	if r.br == nil {
+		return 0
+	}
+	return r.br.Buffered()
+}
 
 // ReadMsg reads one frame into m, which it resets first. Unknown fields are
 // dropped. Errors: io.EOF at a clean end between frames, else ErrFrameTooLarge,
@@ -100,11 +136,11 @@ func (r *Reader) ReadFrame() ([]byte, error) {
 	if r.err != nil {
 		return nil, r.err
 	}
-	if r.br.Buffered() == 0 {
+	if r.buffered() == 0 {
 		if err := r.arm(r.idle); err != nil {
 			return nil, r.fail(err)
 		}
-		if _, err := r.br.Peek(1); err != nil {
+		if err := r.begin(); err != nil {
 			if errors.Is(err, io.EOF) {
 				return nil, r.fail(io.EOF)
 			}
@@ -134,6 +170,15 @@ func (r *Reader) ReadFrame() ([]byte, error) {
 		return nil, r.fail(err)
 	}
 	return frame, nil
+}
+
+// begin waits for the first byte of a frame.
+func (r *Reader) begin() error {
+	if r.idle == 0 {
+		return r.await()
+	}
+	_, err := r.br.Peek(1)
+	return err
 }
 
 // whole returns the next frame if all of it is buffered. Whatever is wrong with
