@@ -219,7 +219,10 @@ func (c *Chain) estimate(ctx context.Context, msg *wire.Message, spec *wire.Mess
 	out := *msg
 	out.Value, out.GasFeeCap, out.GasPremium = nonNil(msg.Value), nonNil(msg.GasFeeCap), nonNil(msg.GasPremium)
 	if out.GasLimit == 0 {
+		// Not before: the owner may wait for readers to end.
+		done := c.reading()
 		res, err := c.simulate(ctx, msg, rec, first)
+		done()
 		if err != nil {
 			return nil, err
 		}
