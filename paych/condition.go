@@ -167,8 +167,9 @@ func (ev evSigned) step(c *Channel, _ abi.ChainEpoch) ([]Effect, error) {
 	l := c.lane(sv.Lane)
 	if c.Direction == PCHInbound {
 		l.give(sv)
-	} else if cl := l.find(sv.Nonce); cl != nil { // a later one may have displaced it
+	} else if cl := l.find(sv.Nonce); cl != nil {
 		cl.Voucher = sv
+		l.tidy()
 	}
 	c.touch(l)
 	c.Vouchers++
@@ -363,7 +364,7 @@ func (c *Channel) checkVoucher(now abi.ChainEpoch, l *Lane, sv *SignedVoucher) e
 	if sv.TimeLockMax != 0 && (sv.TimeLockMax < sv.TimeLockMin || sv.TimeLockMax < now+r.SubmitMargin) {
 		return fmt.Errorf("%w: until %d, epoch is %d", ErrTimeLock, sv.TimeLockMax, now)
 	}
-	if sv.Nonce <= l.Nonce {
+	if sv.Nonce <= l.Nonce && l.used() { // a fresh lane takes nonce 0
 		return fmt.Errorf("%w: %d, lane %d has %d", ErrNonce, sv.Nonce, l.ID, l.Nonce)
 	}
 	if !rises(l, sv.Amount, sv.MinSettleHeight != 0) {

@@ -134,6 +134,11 @@ func (l *Lane) best(v *LaneView, at abi.ChainEpoch) *Claim {
 	return best
 }
 
+// used reports whether any voucher took a nonce of the lane.
+func (l *Lane) used() bool {
+	return l.Nonce > 0 || l.Head.Known || l.Refund != nil || len(l.Claims) > 0
+}
+
 // find returns the claim with this nonce, or nil.
 func (l *Lane) find(nonce uint64) *Claim {
 	for i := range l.Claims {
@@ -144,7 +149,7 @@ func (l *Lane) find(nonce uint64) *Claim {
 	return nil
 }
 
-// displaced reports whether cl makes e worthless: it brings as much, for as long,
+// displaces reports whether cl makes e worthless: it brings as much, for as long,
 // on no more conditions, and redeeming e first takes nothing from it.
 func (cl *Claim) displaces(e *Claim) bool {
 	return e.Nonce < cl.Nonce && e.Amount.LessThanEqual(cl.Amount) && cl.open() && cl.outlives(e)
@@ -158,10 +163,19 @@ func (l *Lane) crowded(cl *Claim) bool {
 	return !slices.ContainsFunc(l.Claims, func(e Claim) bool { return cl.displaces(&e) })
 }
 
-// push adds a claim above all others and drops those that it makes worthless.
+// push adds a claim above all others. Those that it makes worthless go once it is
+// signed, for until then it may be taken back.
 func (l *Lane) push(cl Claim) {
-	l.Claims = slices.DeleteFunc(l.Claims, func(e Claim) bool { return cl.displaces(&e) })
 	l.Claims = append(l.Claims, cl)
+	l.tidy()
+}
+
+// tidy drops the claims that a signed one makes worthless.
+func (l *Lane) tidy() {
+	all := slices.Clone(l.Claims)
+	l.Claims = slices.DeleteFunc(l.Claims, func(e Claim) bool {
+		return e.Voucher != nil && slices.ContainsFunc(all, func(cl Claim) bool { return cl.Voucher != nil && cl.displaces(&e) })
+	})
 }
 
 // drop removes the claim with this nonce.
@@ -379,9 +393,6 @@ func (c *Channel) Check() error {
 	for id, l := range c.Lanes {
 		if l.ID != id {
 			return fmt.Errorf("paych: lane %d is filed as %d", l.ID, id)
-		}
-		if len(l.Claims) > maxClaims {
-			return fmt.Errorf("paych: lane %d has %d claims", id, len(l.Claims))
 		}
 		last := uint64(0)
 		for i := range l.Claims {

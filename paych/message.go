@@ -547,10 +547,18 @@ func (m *Manager) pause(stop <-chan struct{}, n int) bool {
 	return false
 }
 
-// await waits for the receipt and books it.
+// await waits for the receipt and books it. A message that takes long is published
+// again, for the node may have forgotten it.
 func (m *Manager) await(o *outgoing) {
+	o.a.mu.Lock()
+	signed := o.msg.signed
+	o.a.mu.Unlock()
+	patience := max(time.Second, m.params.Epoch*time.Duration(m.rules.SubmitMargin+m.params.Finality))
 	for try := 0; ; try++ {
-		r, err := m.chain.Wait(m.ctx, o.msg.signed.Cid, m.params.Finality)
+		ctx, cancel := context.WithTimeout(m.ctx, patience)
+		r, err := m.chain.Wait(ctx, signed.Cid, m.params.Finality)
+		late := ctx.Err() != nil
+		cancel()
 		if m.ctx.Err() != nil {
 			break
 		}
@@ -558,6 +566,14 @@ func (m *Manager) await(o *outgoing) {
 			if err = m.book(o, r); err == nil {
 				return
 			}
+		} else if late {
+			ctx, cancel := m.call(m.ctx)
+			if err := m.chain.Publish(ctx, &signed); err != nil {
+				m.log.Warn("late message not published again", "kind", o.key.kind.String(), "cid", signed.Cid, "err", err)
+			}
+			cancel()
+			try = 0
+			continue
 		}
 		o.a.mu.Lock()
 		o.err = fmt.Errorf("paych: wait for receipt: %w", err)
@@ -586,19 +602,17 @@ func (m *Manager) book(o *outgoing, r *Receipt) error {
 	} else {
 		addr = a.addr()
 	}
-	// The view is taken before the receipt is booked and counted with it, so that
-	// the money is never there twice or not at all.
+	// The view is booked before what waited for the money, in one step to everybody
+	// else: the money is never there twice or not at all.
 	var view *evViewed
 	if addr != address.Undef {
 		a.look <- struct{}{}
 		defer func() { <-a.look }()
-		if v, _, err := m.fetch(m.ctx, addr); err == nil {
-			view = &v
-		} else if m.ctx.Err() != nil {
+		v, _, err := m.fetch(m.ctx, addr)
+		if err != nil {
 			return err
-		} else {
-			m.log.Warn("channel not seen after a receipt", "channel", addr, "err", err)
 		}
+		view = &v
 	}
 	a.mu.Lock()
 	msg := o.msg
@@ -620,13 +634,13 @@ func (m *Manager) book(o *outgoing, r *Receipt) error {
 			m.log.Error("receipt out of turn", "cid", msg.signed.Cid, "err", err)
 		}
 	}
-	m.ended(o, ok)
-	if view != nil && a.ch.Phase != PhaseCreating && a.ch.Phase != PhaseFailed {
+	if view != nil {
 		if _, err := m.step(a, *view); err != nil {
 			m.log.Error("view out of turn", "channel", addr, "err", err)
 		}
 		a.lookedAt = view.Head.Height
 	}
+	m.ended(o, ok)
 	old := m.retire(a, o)
 	a.mu.Unlock()
 
