@@ -3,7 +3,6 @@ package paych_test
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"sync/atomic"
 	"testing"
@@ -50,7 +49,7 @@ func newPair(b testing.TB) *pair {
 		chain.Fund(key, 1<<62)
 		s := durabletest.NewMem()
 		p.stores = append(p.stores, s)
-		m, err := paych.Open(ctx, s, chain, w, paych.Config{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+		m, err := paych.Open(ctx, s, chain, w, paych.Config{Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -71,7 +70,7 @@ func (n *mortal) open() {
 	n.ctx, n.cancel = context.WithCancel(n.r.t.Context())
 	for {
 		m, err := paych.Open(n.ctx, n.crash.Store, n.r.chain, n.wallet, paych.Config{
-			Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+			Logger: slog.New(slog.DiscardHandler),
 		})
 		if err == nil {
 			n.Manager = m

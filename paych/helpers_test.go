@@ -2,8 +2,6 @@ package paych_test
 
 import (
 	"context"
-	"errors"
-	"io"
 	"log/slog"
 	"testing"
 	"testing/synctest"
@@ -40,7 +38,6 @@ type node struct {
 	store   *durable.Store
 	cfg     paych.Config
 	*paych.Manager
-	notices []paych.Notice
 }
 
 // inTown runs fn in a bubble with two open managers, and closes everything.
@@ -74,7 +71,7 @@ func (w *town) node(name string, cfg paych.Config) *node {
 func (n *node) start() {
 	n.t.Helper()
 	cfg := n.cfg
-	cfg.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+	cfg.Logger = slog.New(slog.DiscardHandler)
 	if testing.Verbose() {
 		cfg.Logger = slog.New(slog.NewTextHandler(n.t.Output(), nil))
 	}
@@ -163,18 +160,6 @@ func (n *node) takes(ch address.Address, sv *paych.SignedVoucher, delta int64) {
 	}
 	if !got.Equals(atto(delta)) {
 		n.t.Fatalf("voucher is worth %v, want %d", got, delta)
-	}
-}
-
-func (n *node) refuses(ch address.Address, sv *paych.SignedVoucher, want error) {
-	n.t.Helper()
-	before := n.state(ch)
-	_, err := n.PaychVoucherAdd(n.w.ctx, ch, sv, nil, filbig.Zero())
-	if !errors.Is(err, want) {
-		n.t.Errorf("got %v, want %v", err, want)
-	}
-	if after := n.state(ch); after != before {
-		n.t.Errorf("a refused voucher changed\n%s to\n%s", before, after)
 	}
 }
 

@@ -519,9 +519,10 @@ func (m *Manager) track(ctx context.Context, addr address.Address) (*account, er
 	m.nextID++
 	m.accounts[c.ID], m.byAddr[addr] = a, a
 	for _, f := range fx {
-		if f.Kind == FxSave {
+		switch f.Kind {
+		case FxSave:
 			a.dirt.channel = true
-		} else if f.Kind == FxSaveLane {
+		case FxSaveLane:
 			a.dirt.lanes[f.Lane] = struct{}{}
 		}
 	}

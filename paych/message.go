@@ -18,7 +18,6 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-multihash"
 
-	"github.com/tallystick/tally"
 	"github.com/tallystick/tally/paych/actor"
 )
 
@@ -150,14 +149,6 @@ func actorMessage(from, ch address.Address, m actor.Msg) (Message, error) {
 	return Message{From: from, To: ch, Value: big.Zero(), Method: m.Method, Params: params}, nil
 }
 
-func submitMessage(from address.Address, sv *SignedVoucher, secret *tally.Preimage) (Message, error) {
-	var s []byte
-	if secret != nil {
-		s = secret[:]
-	}
-	return actorMessage(from, sv.ChannelAddr, actor.Redeem(*sv, s))
-}
-
 // outgoing is a message on its way: from the decision to the receipt.
 type outgoing struct {
 	key      sendKey
@@ -212,7 +203,7 @@ func (o *outgoing) wait(ctx context.Context) (cid.Cid, error) {
 	case o.out && o.msg.state == messageSaved:
 		return o.msg.signed.Cid, o.err // the store failed, or the manager closed
 	case ended != nil && !o.out:
-		return o.msg.signed.Cid, fmt.Errorf("%w: %w (last: %v)", ErrUnpublished, ended, o.err)
+		return o.msg.signed.Cid, fmt.Errorf("%w: %w (last: %w)", ErrUnpublished, ended, o.err)
 	default:
 		return o.msg.signed.Cid, nil
 	}

@@ -32,7 +32,7 @@ type writer struct{ b []byte }
 func (w *writer) u8(n uint8)   { w.b = append(w.b, n) }
 func (w *writer) u64(n uint64) { w.b = binary.BigEndian.AppendUint64(w.b, n) }
 func (w *writer) epoch(e abi.ChainEpoch) {
-	w.u64(uint64(e)) //nolint:gosec // G115: read back as it was written
+	w.u64(uint64(e))
 }
 
 func (w *writer) flag(f bool) {
@@ -45,7 +45,7 @@ func (w *writer) flag(f bool) {
 
 // bytes are behind a length of four bytes.
 func (w *writer) bytes(b []byte) {
-	w.b = binary.BigEndian.AppendUint32(w.b, uint32(len(b))) //nolint:gosec // G115: records are far below 4 GiB
+	w.b = binary.BigEndian.AppendUint32(w.b, uint32(len(b)))
 	w.b = append(w.b, b...)
 }
 
@@ -91,7 +91,7 @@ func (r *reader) u8() uint8   { return r.take(1)[0] }
 func (r *reader) u64() uint64 { return binary.BigEndian.Uint64(r.take(8)) }
 func (r *reader) flag() bool  { return r.u8() != 0 }
 func (r *reader) epoch() abi.ChainEpoch {
-	return abi.ChainEpoch(r.u64()) //nolint:gosec // G115: as it was written
+	return abi.ChainEpoch(r.u64())
 }
 
 func (r *reader) bytes() []byte {
@@ -168,7 +168,7 @@ func encodeChannel(c *Channel) []byte {
 	w.bytes(c.Addr.Bytes())
 	w.bytes(c.From.Bytes())
 	w.bytes(c.To.Bytes())
-	w.u8(uint8(c.Direction)) //nolint:gosec // G115: three values
+	w.u8(uint8(c.Direction))
 	w.u8(uint8(c.Phase))
 	w.bytes([]byte(c.Tag))
 	w.flag(c.Owned)
@@ -244,7 +244,7 @@ func encodeLane(l *Lane) ([]byte, error) {
 			n++
 		}
 	}
-	w.u64(uint64(n)) //nolint:gosec // G115: at most maxClaims
+	w.u64(uint64(n))
 	for i := range l.Claims {
 		cl := &l.Claims[i]
 		if cl.Voucher == nil {
@@ -309,10 +309,10 @@ func encodeMessage(m *message) []byte {
 	w.bytes(m.signed.From.Bytes())
 	w.u64(m.signed.Nonce)
 	w.bytes(m.signed.Raw)
-	w.u64(uint64(m.since)) //nolint:gosec // G115: Unix time
+	w.u64(uint64(m.since))
 	w.bytes(m.mined.Bytes())
 	w.epoch(m.height)
-	w.u64(uint64(m.exit)) //nolint:gosec // G115: as it is read
+	w.u64(uint64(m.exit))
 	return w.b
 }
 
@@ -323,9 +323,9 @@ func decodeMessage(b []byte) (*message, error) {
 		channel: r.u64(), lane: r.u64(), voucherNonce: r.u64(), value: r.amount(),
 	}
 	m.signed = SignedMessage{Cid: r.cid(), From: r.address(), Nonce: r.u64(), Raw: append([]byte(nil), r.bytes()...)}
-	m.since = int64(r.u64()) //nolint:gosec // G115: as it was written
+	m.since = int64(r.u64())
 	m.mined, m.height = r.cid(), r.epoch()
-	m.exit = exitcode.ExitCode(r.u64()) //nolint:gosec // G115: as it was written
+	m.exit = exitcode.ExitCode(r.u64())
 	if r.err == nil && (int(m.kind) >= len(messageKinds) || int(m.state) >= len(messageStates)) {
 		return nil, fmt.Errorf("%w: message kind %d, state %d", errRecord, m.kind, m.state)
 	}

@@ -297,7 +297,7 @@ func (c *Chain) execute(t *tipset, height abi.ChainEpoch, from address.Address, 
 		w.accounts[from] = a
 	}
 	if p.To == builtin.InitActorAddr {
-		return c.exec(w, from, p, pay)
+		return c.exec(w, p, pay)
 	}
 	ch, ok := w.channels[p.To]
 	if !ok || ch.state == nil {
@@ -343,7 +343,7 @@ func (c *Chain) env(w world, ch channel) actor.Env {
 }
 
 // exec creates a channel.
-func (c *Chain) exec(w world, from address.Address, p *posted, pay func()) (exitcode.ExitCode, []byte) {
+func (c *Chain) exec(w world, p *posted, pay func()) (exitcode.ExitCode, []byte) {
 	var params initactor.ExecParams
 	var ctor actor.ConstructorParams
 	if p.Method != builtin.MethodsInit.Exec || params.UnmarshalCBOR(bytes.NewReader(p.Params)) != nil ||
