@@ -100,7 +100,8 @@ func serve(t testing.TB, c *devnet.Chain, addr string) *node {
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(l) }() // ends with Shutdown
 	n := &node{Chain: c, addr: l.Addr().String(), stop: sync.OnceFunc(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		// A connection that was opened and not used counts as busy for 5 s.
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
 		if err := errors.Join(s.Shutdown(ctx), <-ended); err != nil {
 			t.Error(err)
