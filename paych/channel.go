@@ -273,7 +273,7 @@ func (ev evFunding) step(c *Channel, _ abi.ChainEpoch) ([]Effect, error) {
 		return []Effect{{Kind: FxSave}, {Kind: FxGrant, Requests: []uint64{ev.Request}}}, nil
 	}
 	if len(c.queue) >= maxQueued {
-		return nil, errQueueFull
+		return nil, fmt.Errorf("%w: %d calls wait for a top-up", ErrTooMany, len(c.queue))
 	}
 	c.queue = append(c.queue, request{id: ev.Request, amount: ev.Amount, reserve: ev.Reserve})
 	return c.startTopUp(), nil
@@ -427,7 +427,7 @@ func (evSettle) step(c *Channel, _ abi.ChainEpoch) ([]Effect, error) {
 		return nil, err
 	}
 	if c.settling {
-		return nil, errUnderWay
+		return nil, ErrUnderWay
 	}
 	c.settling = true
 	return []Effect{{Kind: FxSettle}}, nil
@@ -454,7 +454,7 @@ func (evCollect) step(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
 	case now < c.Head.SettlingAt:
 		return nil, &TooEarlyError{Now: now, SettlingAt: c.Head.SettlingAt}
 	case c.collecting:
-		return nil, errUnderWay
+		return nil, ErrUnderWay
 	}
 	c.collecting = true
 	return []Effect{{Kind: FxCollect}}, nil
@@ -485,7 +485,7 @@ type evSubmit struct {
 func (ev evSubmit) step(c *Channel, _ abi.ChainEpoch) ([]Effect, error) {
 	l := c.peek(ev.Lane)
 	if l.sending != nil {
-		return nil, errUnderWay
+		return nil, ErrUnderWay
 	}
 	c.lane(ev.Lane).sending = &ev.Nonce
 	return nil, nil
@@ -495,6 +495,7 @@ func (ev evSubmit) step(c *Channel, _ abi.ChainEpoch) ([]Effect, error) {
 type evSubmitDone struct {
 	Lane, Nonce uint64
 	OK          bool
+	Refused     bool // the chain does not take the voucher
 }
 
 func (ev evSubmitDone) step(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
@@ -505,6 +506,10 @@ func (ev evSubmitDone) step(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
 	} else {
 		l.retry = now + wait(l.fails)
 		l.fails = min(l.fails+1, 100)
+		if cl := l.find(ev.Nonce); cl != nil && ev.Refused && cl.refused < maxRefused {
+			cl.refused++
+			c.touch(l)
+		}
 	}
 	return nil, nil
 }

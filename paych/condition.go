@@ -284,6 +284,21 @@ func (ev evReceive) again(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
 // CheckVoucher is what can be known of a voucher before it is submitted, its signature
 // aside. errHeld: it is one that we hold, and as good as it was.
 func (c *Channel) CheckVoucher(now abi.ChainEpoch, sv *SignedVoucher) error {
+	if err := c.checkForm(sv); err != nil {
+		return err
+	}
+	l := c.peek(sv.Lane)
+	if l.holds(sv) {
+		return errHeld
+	}
+	if c.Direction == PCHOutbound {
+		return c.checkRefund(l, sv)
+	}
+	return c.checkVoucher(now, l, sv)
+}
+
+// checkForm is what can be said without the lane.
+func (c *Channel) checkForm(sv *SignedVoucher) error {
 	switch {
 	case sv == nil || sv.ChannelAddr != c.Addr:
 		return ErrChannel
@@ -301,14 +316,7 @@ func (c *Channel) CheckVoucher(now abi.ChainEpoch, sv *SignedVoucher) error {
 	if c.Phase != PhaseOpen && c.Phase != PhaseSettling {
 		return c.live()
 	}
-	l := c.peek(sv.Lane)
-	if l.holds(sv) {
-		return errHeld
-	}
-	if c.Direction == PCHOutbound {
-		return c.checkRefund(l, sv)
-	}
-	return c.checkVoucher(now, l, sv)
+	return nil
 }
 
 // holds reports whether sv is one of the lane's vouchers, to the last bit.

@@ -41,7 +41,13 @@ type Claim struct {
 
 	// drawn is what an unsigned voucher took from the reservations.
 	drawn big.Int
+	// refused counts how often the chain would not take it.
+	refused uint8
 }
+
+// maxRefused is how often a claim is tried before another of its lane is: the
+// chain may refuse it for what another voucher did, and that passes.
+const maxRefused = 3
 
 // open reports whether the payee could submit the claim, time aside.
 func (cl *Claim) open() bool { return !cl.Locked || cl.Secret != nil }
@@ -120,16 +126,24 @@ func (l *Lane) reach(v *LaneView, at abi.ChainEpoch, extra *Claim) big.Int {
 
 // best is the claim that brings the payee most now: the highest amount, and of
 // equal ones the highest nonce. Nil where none brings more than is redeemed.
+// Claims that the chain refuses come last.
 func (l *Lane) best(v *LaneView, at abi.ChainEpoch) *Claim {
-	var best *Claim
+	var best, last *Claim
 	for i := range l.Claims {
 		cl := &l.Claims[i]
 		if cl.Voucher == nil || !cl.open() || !cl.alive(v, at) || !cl.Amount.GreaterThan(v.Redeemed) {
 			continue
 		}
-		if best == nil || cl.Amount.GreaterThanEqual(best.Amount) {
-			best = cl
+		pick := &best
+		if cl.refused >= maxRefused {
+			pick = &last
 		}
+		if *pick == nil || cl.Amount.GreaterThanEqual((*pick).Amount) {
+			*pick = cl
+		}
+	}
+	if best == nil {
+		return last
 	}
 	return best
 }
@@ -333,8 +347,6 @@ type request struct {
 
 // maxQueued bounds the calls that wait for the next top-up of one channel.
 const maxQueued = 4096
-
-var errQueueFull = errors.New("paych: too many calls wait for a top-up of this channel")
 
 // startTopUp merges what is queued into one message. Reservations that fit by
 // now are granted without one.

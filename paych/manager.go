@@ -40,7 +40,8 @@ type Config struct {
 	CallTimeout time.Duration
 	// Logger; default slog.Default().
 	Logger *slog.Logger
-	// Notify is told what happens without a call. It must not block.
+	// Notify is told what happens without a call, one thing after the other. It may
+	// call the manager. Close waits for it.
 	Notify func(Notice)
 }
 
@@ -133,6 +134,8 @@ type Manager struct {
 	senders  map[address.Address]chan struct{}
 	nextID   uint64
 	nextCall uint64
+	news     []Notice // not told yet
+	telling  bool     // a goroutine tells them
 }
 
 var _ PaymentChannelManagerAPI = (*Manager)(nil)
@@ -313,7 +316,7 @@ func (m *Manager) step(a *account, ev event) (Effect, error) {
 		m.reply(a, ids, answer{err: a.ch.live()})
 	}
 	if before == PhaseOpen && a.ch.Phase == PhaseSettling {
-		m.cfg.Notify(Notice{Kind: NoticeSettling, Channel: a.ch.Addr})
+		m.notify(Notice{Kind: NoticeSettling, Channel: a.ch.Addr})
 	}
 	return answered, nil
 }
@@ -533,7 +536,8 @@ func (m *Manager) track(ctx context.Context, addr address.Address) (*account, er
 type CreateSpec struct {
 	From, To address.Address
 	Amount   big.Int
-	// Tag makes the call idempotent: there is one channel for a tag. Owned closes
+	// Tag makes the call idempotent: there is one channel for a tag, until that is
+	// collected for good. Owned closes
 	// the channel's lanes of tab, slots and guard to calls without the tag.
 	Tag   string
 	Owned bool
@@ -573,7 +577,14 @@ func (m *Manager) PaychCreateSpec(ctx context.Context, s CreateSpec) (cid.Cid, e
 	}
 	if a := m.byTag[s.Tag]; s.Tag != "" && a != nil {
 		m.mu.Unlock()
-		return m.created(ctx, a, from, to)
+		if !a.buried() {
+			return m.created(ctx, a, from, to)
+		}
+		m.mu.Lock()
+		if m.byTag[s.Tag] != a {
+			m.mu.Unlock()
+			return m.PaychCreateSpec(ctx, s) // another call made one meanwhile
+		}
 	}
 	c := NewChannel(m.nextID, PCHOutbound, from, to, s.Amount, &m.rules)
 	c.Tag, c.Owned = s.Tag, s.Owned
@@ -604,6 +615,12 @@ func (m *Manager) created(ctx context.Context, a *account, from, to address.Addr
 	default:
 		return id, nil
 	}
+}
+
+func (a *account) buried() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.ch.Buried
 }
 
 // resolve returns the key address of an account.

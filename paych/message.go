@@ -406,7 +406,10 @@ func (m *Manager) ended(o *outgoing, ok bool) {
 		} else if o.msg != nil {
 			nonce = o.msg.voucherNonce
 		}
-		ev = evSubmitDone{Lane: o.key.lane, Nonce: nonce, OK: ok}
+		ev = evSubmitDone{
+			Lane: o.key.lane, Nonce: nonce, OK: ok,
+			Refused: errors.Is(o.err, ErrNotSpendable) || o.msg != nil && o.msg.exit == exitcode.ErrIllegalArgument,
+		}
 	case messageSettle:
 		if !ok {
 			c.Settled = cid.Undef
@@ -691,7 +694,7 @@ func (m *Manager) tell(o *outgoing, addr address.Address, ok bool) {
 	default:
 		return // the chain's state tells of settling and collecting
 	}
-	m.cfg.Notify(n)
+	m.notify(n)
 }
 
 // MessageStatus is one message of ours to the chain.

@@ -56,9 +56,11 @@ var (
 	ErrNonce = errors.New("paych: nonce is not above the lane's")
 	// ErrLane: the lane is over the maximum, or none is left.
 	ErrLane = errors.New("paych: lane out of range")
-	// ErrTooMany: the channel has as many lanes, or the lane as many open locks,
-	// as we keep.
-	ErrTooMany = errors.New("paych: too many lanes or locks")
+	// ErrTooMany: the channel has as many lanes, the lane as many open locks, or
+	// the channel as many waiting calls, as we keep.
+	ErrTooMany = errors.New("paych: too many")
+	// ErrUnderWay: another message for the same is on its way to the chain.
+	ErrUnderWay = errors.New("paych: a message for this is under way")
 	// ErrChannel: the voucher is for another channel.
 	ErrChannel = errors.New("paych: voucher is for another channel")
 	// ErrSigner: the signature is not of the side that has to sign.
@@ -88,8 +90,6 @@ var (
 	// ErrClosed: the manager is closed.
 	ErrClosed = errors.New("paych: manager is closed")
 
-	// errUnderWay: the same is being done.
-	errUnderWay = errors.New("paych: a message for this is under way")
 	// errHeld: we hold this very voucher.
 	errHeld = errors.New("paych: voucher is held already")
 )

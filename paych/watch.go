@@ -117,7 +117,7 @@ func (m *Manager) lookAt(ctx context.Context, a *account) error {
 	for _, s := range secrets {
 		fx, err := m.step(a, evSecret{Preimage: s})
 		if err == nil && fx.Lane > 0 {
-			m.cfg.Notify(Notice{Kind: NoticeSecret, Channel: addr, Secret: &s})
+			m.notify(Notice{Kind: NoticeSecret, Channel: addr, Secret: &s})
 		}
 	}
 	_, err = m.step(a, v)
@@ -226,7 +226,7 @@ func (m *Manager) archive(a *account) {
 			return
 		}
 		m.log.Info("channel collected", "channel", addr, "to_send", f.ToSend, "rest", f.Rest)
-		m.cfg.Notify(Notice{Kind: NoticeCollected, Channel: addr, Final: &f})
+		m.notify(Notice{Kind: NoticeCollected, Channel: addr, Final: &f})
 		return
 	}
 }
@@ -312,3 +312,35 @@ var selfID = func() address.Address {
 	}
 	return a
 }()
+
+// notify tells of something, in order and with no lock held: who is told may call
+// back.
+func (m *Manager) notify(n Notice) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return
+	}
+	m.news = append(m.news, n)
+	if !m.telling {
+		m.telling = true
+		m.tasks.Go(m.tellAll) // ends when all is told
+	}
+}
+
+func (m *Manager) tellAll() {
+	for {
+		m.mu.Lock()
+		news := m.news
+		m.news = nil
+		m.telling = len(news) > 0 && !m.closed
+		more := m.telling
+		m.mu.Unlock()
+		if !more {
+			return
+		}
+		for _, n := range news {
+			m.cfg.Notify(n)
+		}
+	}
+}
