@@ -186,6 +186,10 @@ func TestQueryModel(t *testing.T) {
 		if id == HistoryID {
 			server.RemoveStreamHandler(QueryID)
 		}
+		// What identify told of the server of the round before may be old.
+		if err := client.Peerstore().SetProtocols(server.ID(), id); err != nil {
+			rt.Fatal(err)
+		}
 		q := Query{
 			Filter: Filter{
 				PubsubTopic:   rapid.SampledFrom([]string{"/waku/2/rs/1/0", "/waku/2/rs/1/1"}).Draw(rt, "pubsub"),
