@@ -29,9 +29,20 @@ type API struct {
 	gater   *conngater.BasicConnectionGater // nil on a host that somebody else built
 	events  *rpc.EventLog
 	started time.Time
+	// channels is nil where no chain is configured. It is set before the first
+	// call and never changes.
+	channels *rpc.Channels
 }
 
 var _ rpc.Peer = (*API)(nil)
+
+// Channels returns the payment channels.
+func (a *API) Channels() (*rpc.Channels, error) {
+	if a.channels == nil {
+		return nil, rpc.NewError(rpc.CodeNoChain, "no chain is configured")
+	}
+	return a.channels, nil
+}
 
 func protocolNames(n *Node) []string {
 	var names []string

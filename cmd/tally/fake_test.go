@@ -186,6 +186,10 @@ func (f *fakePeer) EventsSince(ctx context.Context, cursor uint64) (rpc.EventBat
 	return f.events.Since(ctx, cursor), nil
 }
 
+func (f *fakePeer) Channels() (*rpc.Channels, error) {
+	return nil, rpc.NewError(rpc.CodeNoChain, "no chain is configured")
+}
+
 // fakeDeps joins the commands to fakes.
 func fakeDeps() Deps {
 	d := systemIO(Deps{

@@ -10,7 +10,7 @@ import (
 
 // Code is the stable number of a cause. Numbers never change their meaning: add
 // at the end of a group. 200 to 299 are kept for the payment errors that other
-// systems already number so.
+// systems already number so; 300 to 359 are of payment channels.
 type Code int
 
 // The causes a caller can act on.
@@ -41,6 +41,7 @@ const (
 	CodeStore            Code = 54
 	CodeRemoteProtocol   Code = 55
 	CodeNothingToResolve Code = 56
+	CodeNoChain          Code = 300
 )
 
 // CodeInfo documents a code.
@@ -80,6 +81,7 @@ var Codes = []CodeInfo{
 	{CodeStore, "store", "our own store failed", "run `tally doctor`"},
 	{CodeRemoteProtocol, "remote_protocol", "the peer broke the protocol", "ask its operator; `tally peers block PEER` keeps it away"},
 	{CodeNothingToResolve, "nothing_to_resolve", "the two books do not need a person to resolve them", "nothing has to be done"},
+	{CodeNoChain, "no_chain", "no chain is configured", "set chain in config.toml, or start with one: tally start --chain URL, or tally start --dev"},
 }
 
 // Name returns the word of the code.

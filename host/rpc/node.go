@@ -73,6 +73,10 @@ type Peer interface {
 	// MaxEventBatch. Without any it waits for one; when ctx ends it returns an
 	// empty batch and no error. [EventLog] does this.
 	EventsSince(ctx context.Context, cursor uint64) (EventBatch, error)
+
+	// Channels returns the payment channels, the same for the life of the peer;
+	// CodeNoChain where no chain is configured.
+	Channels() (*Channels, error)
 }
 
 // Identity is who a peer is.

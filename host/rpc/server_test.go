@@ -32,6 +32,8 @@ type fakeNode struct {
 	events *EventLog
 	// polling gets a value for each caller that comes to wait for events.
 	polling chan struct{}
+	// channels is nil on a node without a chain.
+	channels *Channels
 
 	mu       sync.Mutex
 	messages []Message
@@ -99,6 +101,13 @@ func (f *fakeNode) StoreQuery(_ context.Context, _ peer.ID, q StoreQuery) (Store
 		page.Cursor = fmt.Sprint(end)
 	}
 	return page, f.called("StoreQuery")
+}
+
+func (f *fakeNode) Channels() (*Channels, error) {
+	if f.channels == nil {
+		return nil, NewError(CodeNoChain, "no chain is configured")
+	}
+	return f.channels, nil
 }
 
 func (f *fakeNode) EventsSince(ctx context.Context, cursor uint64) (EventBatch, error) {
