@@ -1,6 +1,7 @@
 package paych
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -118,6 +119,7 @@ type Channel struct {
 	queue []request
 
 	sumHead, sumDeep, sumWorth big.Int
+	firmHead, firmDeep         coverage
 
 	settling, collecting bool // a message is under way
 	collectRetry         abi.ChainEpoch
@@ -129,6 +131,8 @@ type Final struct {
 	Height abi.ChainEpoch
 	ToSend big.Int // what the payee got
 	Rest   big.Int // what the payer got back
+	// Lanes are by rising number; their sum is ToSend.
+	Lanes []LaneFinal
 }
 
 // NewChannel returns a channel that is being created.
@@ -139,6 +143,7 @@ func NewChannel(id uint64, dir PCHDir, from, to address.Address, amount big.Int,
 		Reserved: zero, Lanes: make(map[uint64]*Lane),
 		Head: emptyView(), Deep: emptyView(), rules: rules,
 		sumHead: zero, sumDeep: zero, sumWorth: zero,
+		firmHead: coverage{zero}, firmDeep: coverage{zero},
 	}
 }
 
@@ -518,6 +523,27 @@ func (ev evSubmitDone) step(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
 type snapshot struct {
 	View
 	Lanes []actor.Lane
+}
+
+// final is what Collect pays on this state.
+func (s *snapshot) final(height abi.ChainEpoch) Final {
+	f := Final{Height: height, ToSend: s.ToSend, Rest: big.Sub(s.Balance, s.ToSend)}
+	for _, l := range s.Lanes {
+		f.Lanes = append(f.Lanes, LaneFinal{Lane: l.Lane, Redeemed: value(l.Redeemed)})
+	}
+	slices.SortFunc(f.Lanes, func(a, b LaneFinal) int { return cmp.Compare(a.Lane, b.Lane) })
+	return f
+}
+
+// lastSeen is the newest state of the channel that we saw.
+func (c *Channel) lastSeen() snapshot {
+	s := snapshot{View: c.Head}
+	for id, l := range c.Lanes {
+		if l.Head.Known {
+			s.Lanes = append(s.Lanes, actor.Lane{Lane: id, Nonce: l.Head.Nonce, Redeemed: l.Head.Redeemed})
+		}
+	}
+	return s
 }
 
 // evViewed is a look at the chain. Gone says that the actor is no more, Buried

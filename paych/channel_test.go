@@ -397,7 +397,7 @@ func channelModel(t *rapid.T) {
 				t.Fatalf("free is %v of %+v", f.Free(), f)
 			}
 			for _, c := range []*Channel{p, q} {
-				again, err := decodeChannel(encodeChannel(c), c.rules)
+				again, err := decodeChannel(channelVersion, encodeChannel(c), c.rules)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -541,7 +541,7 @@ func channelModel(t *rapid.T) {
 			was := *b
 			settled := b.snapshot()
 			settled.SettlingAt = b.now + 40
-			c, err := decodeChannel(encodeChannel(q), q.rules)
+			c, err := decodeChannel(channelVersion, encodeChannel(q), q.rules)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/filecoin-project/go-state-types/abi"
 	"github.com/filecoin-project/go-state-types/big"
@@ -25,11 +26,31 @@ type VoucherSpec struct {
 	TimeLockMin, TimeLockMax abi.ChainEpoch
 	// MinSettleHeight keeps the channel from settling before.
 	MinSettleHeight abi.ChainEpoch
+	// Again makes the call idempotent: where we gave a voucher that says this and
+	// no later agreement overrode it, that one is returned, the same bytes, instead
+	// of ErrAmount. It is for a caller who may have stopped before it wrote down
+	// what it was given.
+	Again bool
+}
+
+// says reports whether sv is what s asks for, its nonce aside.
+func (s *VoucherSpec) says(sv *SignedVoucher) bool {
+	var lock []byte
+	if s.Lock != nil {
+		lock = s.Lock[:]
+	}
+	return sv.Lane == s.Lane && sv.Amount.Equals(s.Amount) && bytes.Equal(sv.SecretHash, lock) &&
+		sv.TimeLockMin == s.TimeLockMin && sv.TimeLockMax == s.TimeLockMax && sv.MinSettleHeight == s.MinSettleHeight
 }
 
 // plain reports whether the voucher says nothing but its amount.
 func (s *VoucherSpec) plain() bool {
 	return s.Lock == nil && s.TimeLockMin == 0 && s.TimeLockMax == 0 && s.MinSettleHeight == 0
+}
+
+// bare is plain for a voucher.
+func bare(sv *SignedVoucher) bool {
+	return len(sv.SecretHash) == 0 && sv.TimeLockMin == 0 && sv.TimeLockMax == 0 && sv.MinSettleHeight == 0
 }
 
 func (s *VoucherSpec) voucher(c *Channel, nonce uint64) *SignedVoucher {
@@ -42,6 +63,10 @@ func (s *VoucherSpec) voucher(c *Channel, nonce uint64) *SignedVoucher {
 	}
 	return sv
 }
+
+// maxAmountBits bounds an amount before anything is reckoned with it. All the
+// money of Filecoin, in attoFIL, has 91 bits.
+const maxAmountBits = 256
 
 func claimOf(sv *SignedVoucher) Claim {
 	cl := Claim{Nonce: sv.Nonce, Amount: sv.Amount, Expires: sv.TimeLockMax, drawn: big.Zero()}
@@ -69,7 +94,13 @@ func (ev evDraft) step(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
 		return nil, fmt.Errorf("%w: lane %d by %q", ErrOwned, s.Lane, c.Tag)
 	case s.Amount.Int == nil || s.Amount.Sign() < 0:
 		return nil, ErrZeroAmount
-	case c.peek(s.Lane).Nonce == math.MaxUint64:
+	}
+	if s.Again {
+		if sv, err := c.peek(s.Lane).issued(c.Direction, s); sv != nil || err != nil {
+			return []Effect{{Kind: FxAnswer, Voucher: sv}}, err
+		}
+	}
+	if c.peek(s.Lane).Nonce == math.MaxUint64 {
 		return nil, fmt.Errorf("%w: lane %d has used all", ErrNonce, s.Lane)
 	}
 	if c.Direction == PCHInbound {
@@ -114,6 +145,29 @@ func (ev evDraft) step(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
 	c.touch(l)
 	return []Effect{{Kind: FxSign, Lane: s.Lane, Voucher: sv}}, nil
 }
+
+// issued returns the newest voucher of ours on the lane that says what s asks for,
+// or nil. ErrUnderWay where one over this amount is being signed.
+func (l *Lane) issued(dir PCHDir, s *VoucherSpec) (*SignedVoucher, error) {
+	if dir == PCHInbound {
+		if l.Refund != nil && s.says(l.Refund) {
+			return l.Refund, nil
+		}
+		return nil, nil
+	}
+	for i := len(l.Claims) - 1; i >= 0; i-- {
+		switch cl := &l.Claims[i]; {
+		case cl.Voucher == nil && cl.Amount.Equals(s.Amount):
+			return nil, fmt.Errorf("%w: it is being signed", ErrUnderWay)
+		case cl.Voucher != nil && l.stands(cl.Voucher) && s.says(cl.Voucher):
+			return cl.Voucher, nil
+		}
+	}
+	return nil, nil
+}
+
+// stands reports whether no refund was agreed after sv.
+func (l *Lane) stands(sv *SignedVoucher) bool { return l.Refund == nil || sv.Nonce > l.Refund.Nonce }
 
 func (c *Channel) draftRefund(s *VoucherSpec) ([]Effect, error) {
 	if c.Phase != PhaseOpen && c.Phase != PhaseSettling {
@@ -167,17 +221,22 @@ func (ev evSigned) step(c *Channel, _ abi.ChainEpoch) ([]Effect, error) {
 	l := c.lane(sv.Lane)
 	if c.Direction == PCHInbound {
 		l.give(sv)
-	} else if cl := l.find(sv.Nonce); cl != nil {
+	} else if cl := l.unsigned(sv.Nonce); cl != nil {
 		cl.Voucher = sv
 		l.tidy()
 	}
 	c.touch(l)
+	return c.enter(sv), nil
+}
+
+// enter has a voucher saved.
+func (c *Channel) enter(sv *SignedVoucher) []Effect {
 	c.Vouchers++
 	return []Effect{
 		{Kind: FxSave},
 		{Kind: FxSaveLane, Lane: sv.Lane},
 		{Kind: FxRecord, Lane: sv.Lane, Voucher: sv},
-	}, nil
+	}
 }
 
 // evUnsigned takes an evDraft back that could not be signed. Its nonce stays used.
@@ -185,7 +244,7 @@ type evUnsigned struct{ Lane, Nonce uint64 }
 
 func (ev evUnsigned) step(c *Channel, _ abi.ChainEpoch) ([]Effect, error) {
 	l := c.lane(ev.Lane)
-	cl := l.find(ev.Nonce)
+	cl := l.unsigned(ev.Nonce)
 	if cl == nil {
 		return nil, nil
 	}
@@ -207,7 +266,7 @@ func (l *Lane) plain() big.Int {
 	}
 	for i := range l.Claims {
 		if cl := &l.Claims[i]; !cl.Locked && cl.Nonce > nonce {
-			nonce, amount = cl.Nonce, cl.Amount
+			amount = big.Max(amount, cl.Amount)
 		}
 	}
 	return amount
@@ -264,13 +323,7 @@ func (ev evReceive) step(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
 }
 
 func (ev evReceive) saved(c *Channel, delta big.Int) []Effect {
-	c.Vouchers++
-	return []Effect{
-		{Kind: FxSave},
-		{Kind: FxSaveLane, Lane: ev.Voucher.Lane},
-		{Kind: FxRecord, Lane: ev.Voucher.Lane, Voucher: ev.Voucher},
-		{Kind: FxAnswer, Amount: delta},
-	}
+	return append(c.enter(ev.Voucher), Effect{Kind: FxAnswer, Amount: delta})
 }
 
 // again is a voucher that we hold: worth nothing more, unless the secret is new.
@@ -310,6 +363,8 @@ func (c *Channel) checkForm(sv *SignedVoucher) error {
 		return fmt.Errorf("%w: %d", ErrLane, sv.Lane)
 	case sv.Amount.Int == nil || sv.Amount.Sign() < 0:
 		return ErrZeroAmount
+	case sv.Amount.BitLen() > maxAmountBits:
+		return fmt.Errorf("%w: an amount of %d bits", ErrOverBalance, sv.Amount.BitLen())
 	case len(sv.SecretHash) != 0 && len(sv.SecretHash) != tally.HashlockSize:
 		return fmt.Errorf("%w: a hash of %d bytes", ErrLock, len(sv.SecretHash))
 	}
@@ -321,8 +376,10 @@ func (c *Channel) checkForm(sv *SignedVoucher) error {
 
 // holds reports whether sv is one of the lane's vouchers, to the last bit.
 func (l *Lane) holds(sv *SignedVoucher) bool {
-	if cl := l.find(sv.Nonce); cl != nil && cl.Voucher != nil {
-		return sameVoucher(cl.Voucher, sv)
+	for i := range l.Claims {
+		if cl := &l.Claims[i]; cl.Nonce == sv.Nonce && cl.Voucher != nil && sameVoucher(cl.Voucher, sv) {
+			return true
+		}
 	}
 	return l.Refund != nil && sameVoucher(l.Refund, sv)
 }
@@ -338,8 +395,67 @@ func sameVoucher(a, b *SignedVoucher) bool {
 		a.Signature.Type == b.Signature.Type && bytes.Equal(a.Signature.Data, b.Signature.Data)
 }
 
+// evImport takes a voucher of ours back that we lost, with a store or in a crash:
+// the other side shows it, and our signature on it is verified. It obliges us, so
+// it counts whatever else we hold.
+type evImport struct{ Voucher *SignedVoucher }
+
+func (ev evImport) step(c *Channel, _ abi.ChainEpoch) ([]Effect, error) {
+	sv := ev.Voucher
+	if err := c.checkForm(sv); err != nil {
+		return nil, err
+	}
+	l := c.peek(sv.Lane)
+	if l.holds(sv) {
+		return nil, nil
+	}
+	if c.Direction == PCHInbound {
+		return ev.refund(c, l)
+	}
+	cl := claimOf(sv)
+	cl.Voucher = sv
+	worthless := !cl.alive(&l.Deep, c.Deep.Height) ||
+		slices.ContainsFunc(l.Claims, func(e Claim) bool { return e.Voucher != nil && e.displaces(&cl) })
+	if worthless && sv.Nonce <= l.Nonce {
+		return nil, nil
+	}
+	if err := c.room(l, &cl); err != nil {
+		return nil, err
+	}
+	l = c.lane(sv.Lane)
+	l.Nonce = max(l.Nonce, sv.Nonce)
+	if !cl.Locked && l.stands(sv) {
+		l.Agreed = big.Max(l.Agreed, sv.Amount)
+	}
+	if !worthless {
+		l.insert(cl)
+	}
+	c.touch(l)
+	return c.enter(sv), nil
+}
+
+// refund is the payee's: it gave the lane's money back, and lost the memory of it.
+func (ev evImport) refund(c *Channel, l *Lane) ([]Effect, error) {
+	sv := ev.Voucher
+	if !bare(sv) {
+		return nil, fmt.Errorf("%w: a refund says an amount and nothing else", ErrLock)
+	}
+	if l.Refund != nil && sv.Nonce <= l.Refund.Nonce || l.Deep.Known && sv.Nonce <= l.Deep.Nonce {
+		return nil, nil
+	}
+	if c.Lanes[l.ID] == nil && len(c.Lanes) >= maxLanes {
+		return nil, fmt.Errorf("%w: %d lanes", ErrTooMany, len(c.Lanes))
+	}
+	l = c.lane(sv.Lane)
+	l.Nonce = max(l.Nonce, sv.Nonce)
+	l.give(sv)
+	l.Agreed = l.plain()
+	c.touch(l)
+	return c.enter(sv), nil
+}
+
 func (c *Channel) checkRefund(l *Lane, sv *SignedVoucher) error {
-	if len(sv.SecretHash) != 0 || sv.TimeLockMin != 0 || sv.TimeLockMax != 0 || sv.MinSettleHeight != 0 {
+	if !bare(sv) {
 		return fmt.Errorf("%w: a refund says an amount and nothing else", ErrLock)
 	}
 	if l.Head.Known && sv.Nonce <= l.Head.Nonce || l.Refund != nil && sv.Nonce <= l.Refund.Nonce {
@@ -353,7 +469,7 @@ func (c *Channel) checkRefund(l *Lane, sv *SignedVoucher) error {
 
 func (c *Channel) checkVoucher(now abi.ChainEpoch, l *Lane, sv *SignedVoucher) error {
 	r := c.rules
-	if c.Owned && sv.Lane == 0 && (len(sv.SecretHash) != 0 || sv.TimeLockMin != 0 || sv.TimeLockMax != 0 || sv.MinSettleHeight != 0) {
+	if c.Owned && sv.Lane == 0 && !bare(sv) {
 		return fmt.Errorf("%w: lane 0 of an owned channel settles the tab", ErrLock)
 	}
 	if sv.Amount.Sign() == 0 && sv.MinSettleHeight == 0 {

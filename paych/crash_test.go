@@ -156,23 +156,9 @@ func (r *crashRun) settled(n *mortal) {
 // voucher makes one, or finds the one that was made before a stop.
 func (r *crashRun) voucher(spec paych.VoucherSpec, from, to *mortal) *paych.SignedVoucher {
 	var sv *paych.SignedVoucher
+	spec.Again = true
 	r.step(from, func(ctx context.Context) error {
 		res, err := from.PaychVoucherCreateSpec(ctx, r.ch, spec)
-		if errors.Is(err, paych.ErrAmount) {
-			list, err := from.PaychVoucherList(ctx, r.ch)
-			if err != nil {
-				return err
-			}
-			for _, x := range list {
-				if x.Lane == spec.Lane && x.Amount.Equals(spec.Amount) {
-					sv = x
-				}
-			}
-			if sv == nil {
-				return errors.New("the voucher that stands in the way is not there")
-			}
-			return nil
-		}
 		if err == nil && res.Voucher == nil {
 			return fmt.Errorf("lacks %v", res.Shortfall)
 		}

@@ -83,7 +83,8 @@ type Lane struct {
 	// without a hash lock, or of a refund after it.
 	Agreed big.Int
 	// Claims by rising nonce: the vouchers of the payer that may still be
-	// submitted and that no later one makes worthless.
+	// submitted and that no later one makes worthless. A payer may have two of one
+	// nonce, where it lost the first with its store and was shown it later.
 	Claims []Claim
 	// Refund is the newest voucher that the payee signed; nil where there is none.
 	Refund *SignedVoucher
@@ -93,6 +94,8 @@ type Lane struct {
 	// reachHead and reachDeep are how much more than redeemed the claims can
 	// bring at the most; worth is how much more they bring now.
 	reachHead, reachDeep, worth big.Int
+	// firmHead and firmDeep are the same for the cover, at either view.
+	firmHead, firmDeep big.Int
 	// sending is the nonce of a voucher on its way to the chain; retry says from
 	// which epoch a failed one may be tried again.
 	sending *uint64
@@ -104,7 +107,7 @@ func newLane(id uint64) *Lane {
 	zero := big.Zero()
 	return &Lane{
 		ID: id, Agreed: zero, Head: LaneView{Redeemed: zero}, Deep: LaneView{Redeemed: zero},
-		reachHead: zero, reachDeep: zero, worth: zero,
+		reachHead: zero, reachDeep: zero, worth: zero, firmHead: zero, firmDeep: zero,
 	}
 }
 
@@ -192,9 +195,29 @@ func (l *Lane) tidy() {
 	})
 }
 
-// drop removes the claim with this nonce.
+// insert adds a signed claim at its nonce's place.
+func (l *Lane) insert(cl Claim) {
+	i := len(l.Claims)
+	for i > 0 && l.Claims[i-1].Nonce > cl.Nonce {
+		i--
+	}
+	l.Claims = slices.Insert(l.Claims, i, cl)
+	l.tidy()
+}
+
+// unsigned returns the claim with this nonce that waits for its signature, or nil.
+func (l *Lane) unsigned(nonce uint64) *Claim {
+	for i := range l.Claims {
+		if cl := &l.Claims[i]; cl.Nonce == nonce && cl.Voucher == nil {
+			return cl
+		}
+	}
+	return nil
+}
+
+// drop removes the unsigned claim with this nonce.
 func (l *Lane) drop(nonce uint64) {
-	l.Claims = slices.DeleteFunc(l.Claims, func(e Claim) bool { return e.Nonce == nonce })
+	l.Claims = slices.DeleteFunc(l.Claims, func(e Claim) bool { return e.Nonce == nonce && e.Voucher == nil })
 }
 
 // prune drops the claims that the final chain made worthless, and says whether
@@ -320,6 +343,13 @@ func (c *Channel) touch(l *Lane) {
 	c.sumDeep = big.Add(c.sumDeep, big.Sub(deep, l.reachDeep))
 	c.sumWorth = big.Add(c.sumWorth, big.Sub(worth, l.worth))
 	l.reachHead, l.reachDeep, l.worth = head, deep, worth
+	if c.Direction != PCHInbound {
+		return // only a payee has cover
+	}
+	firmHead, firmDeep := l.firm(&l.Head, c.Head.Height+1), l.firm(&l.Deep, c.Head.Height+1)
+	c.firmHead.sum = big.Add(c.firmHead.sum, big.Sub(firmHead, l.firmHead))
+	c.firmDeep.sum = big.Add(c.firmDeep.sum, big.Sub(firmDeep, l.firmDeep))
+	l.firmHead, l.firmDeep = firmHead, firmDeep
 }
 
 // TopUp is a message that brings money to the channel.
@@ -402,6 +432,7 @@ func value(x big.Int) big.Int {
 // Check returns the first invariant that is broken: a bug of ours.
 func (c *Channel) Check() error {
 	head, deep, worth := big.Zero(), big.Zero(), big.Zero()
+	firmHead, firmDeep := big.Zero(), big.Zero()
 	for id, l := range c.Lanes {
 		if l.ID != id {
 			return fmt.Errorf("paych: lane %d is filed as %d", l.ID, id)
@@ -409,7 +440,7 @@ func (c *Channel) Check() error {
 		last := uint64(0)
 		for i := range l.Claims {
 			cl := &l.Claims[i]
-			if cl.Nonce <= last && i > 0 || cl.Nonce > l.Nonce {
+			if cl.Nonce < last || cl.Nonce == last && i > 0 && c.Direction == PCHInbound || cl.Nonce > l.Nonce {
 				return fmt.Errorf("paych: lane %d claim nonce %d after %d, highest %d", id, cl.Nonce, last, l.Nonce)
 			}
 			if cl.Amount.Int == nil || cl.Amount.Sign() < 0 {
@@ -418,6 +449,7 @@ func (c *Channel) Check() error {
 			last = cl.Nonce
 		}
 		head, deep, worth = big.Add(head, l.reachHead), big.Add(deep, l.reachDeep), big.Add(worth, l.worth)
+		firmHead, firmDeep = big.Add(firmHead, l.firmHead), big.Add(firmDeep, l.firmDeep)
 		if got := l.reach(&l.Head, c.Deep.Height, nil); !got.Equals(l.reachHead) {
 			return fmt.Errorf("paych: lane %d reaches %v, counted %v", id, got, l.reachHead)
 		}
@@ -427,6 +459,9 @@ func (c *Channel) Check() error {
 	}
 	if !head.Equals(c.sumHead) || !deep.Equals(c.sumDeep) || !worth.Equals(c.sumWorth) {
 		return fmt.Errorf("paych: sums %v %v %v, counted %v %v %v", head, deep, worth, c.sumHead, c.sumDeep, c.sumWorth)
+	}
+	if !firmHead.Equals(c.firmHead.sum) || !firmDeep.Equals(c.firmDeep.sum) {
+		return fmt.Errorf("paych: cover %v %v, counted %v %v", firmHead, firmDeep, c.firmHead.sum, c.firmDeep.sum)
 	}
 	if c.Reserved.Sign() < 0 {
 		return fmt.Errorf("paych: %v reserved", c.Reserved)

@@ -92,6 +92,9 @@ const (
 	NoticeSubmitted NoticeKind = "voucher submitted"
 	NoticeSecret    NoticeKind = "secret seen"
 	NoticeCollected NoticeKind = "collected"
+	// NoticeCover: what an inbound channel's vouchers would pay fell, by a
+	// reorganisation, a voucher that the chain refuses, or a time that ran out.
+	NoticeCover NoticeKind = "cover fell"
 )
 
 // Notice is one thing that happened without a call.
@@ -101,6 +104,7 @@ type Notice struct {
 	Cid     cid.Cid         // of the message, where there is one
 	Secret  *tally.Preimage // of NoticeSecret: it was seen on the chain
 	Final   *Final          // of NoticeCollected
+	Cover   *Cover          // of NoticeCover: of all lanes together; PaychCover has one lane's
 }
 
 // Manager is the payment channel manager. All methods may be called at the same
@@ -120,6 +124,7 @@ type Manager struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	head   atomic.Int64  // epoch of the chain's head, as last told
+	told   atomic.Int64  // when that was, Unix time in nanoseconds
 	looks  chan struct{} // places for looks at the chain
 
 	// mu guards the fields below. It may be taken under an account's mu, never the
@@ -147,6 +152,8 @@ const maxLooks = 8
 type account struct {
 	// look is the turn to look at the chain, so that views are taken in order.
 	look chan struct{}
+	// again is the turn of calls that give a voucher once however often they come.
+	again chan struct{}
 
 	// mu guards the fields below.
 	mu     sync.Mutex
@@ -182,7 +189,7 @@ type answer struct {
 
 func newAccount(c *Channel) *account {
 	return &account{
-		look: make(chan struct{}, 1), ch: c, gate: make(chan struct{}), lookedAt: -1 << 40,
+		look: make(chan struct{}, 1), again: make(chan struct{}, 1), ch: c, gate: make(chan struct{}), lookedAt: -1 << 40,
 		waiting: make(map[uint64]chan answer), sending: make(map[sendKey]*outgoing),
 		dirt: dirt{lanes: make(map[uint64]struct{}), messages: make(map[string]*message)},
 	}
@@ -297,7 +304,9 @@ func (m *Manager) now(ctx context.Context) (abi.ChainEpoch, error) {
 	if err != nil {
 		return 0, fmt.Errorf("paych: chain head: %w", err)
 	}
-	m.head.CompareAndSwap(0, int64(h))
+	if m.head.CompareAndSwap(0, int64(h)) {
+		m.told.Store(time.Now().UnixNano())
+	}
 	return h, nil
 }
 
@@ -307,6 +316,11 @@ func (m *Manager) lastHead() abi.ChainEpoch { return abi.ChainEpoch(m.head.Load(
 // a.mu held. What it changed is on disk after the next save.
 func (m *Manager) step(a *account, ev event) (Effect, error) {
 	before := a.ch.Phase
+	var cover Cover
+	watched := a.ch.Direction == PCHInbound && loses(ev)
+	if watched {
+		cover = a.ch.covered()
+	}
 	fx, err := a.ch.Step(m.lastHead(), ev)
 	if err != nil {
 		return Effect{}, err
@@ -318,7 +332,21 @@ func (m *Manager) step(a *account, ev event) (Effect, error) {
 	if before == PhaseOpen && a.ch.Phase == PhaseSettling {
 		m.notify(Notice{Kind: NoticeSettling, Channel: a.ch.Addr})
 	}
+	if watched {
+		if now := a.ch.covered(); now.below(&cover) {
+			m.notify(Notice{Kind: NoticeCover, Channel: a.ch.Addr, Cover: &now})
+		}
+	}
 	return answered, nil
+}
+
+// loses reports whether the cover may fall by an event of the chain.
+func loses(ev event) bool {
+	switch ev.(type) {
+	case evViewed, evSubmitDone:
+		return true
+	}
+	return false
 }
 
 // take marks what has to be saved and starts what has to be sent; each sender
@@ -519,6 +547,7 @@ func (m *Manager) track(ctx context.Context, addr address.Address) (*account, er
 	if err != nil {
 		return nil, err
 	}
+	a.lookedAt = v.Head.Height
 	m.nextID++
 	m.accounts[c.ID], m.byAddr[addr] = a, a
 	for _, f := range fx {
@@ -821,7 +850,7 @@ func (m *Manager) PaychInfo(ctx context.Context, ch address.Address) (*ChannelIn
 		Created: cidOf(c.Created), Settled: cidOf(c.Settled), Collected: cidOf(c.Collected),
 	}
 	if c.Final != nil {
-		f := *c.Final
+		f := c.Final.clone()
 		info.Final = &f
 	}
 	return info, nil

@@ -23,7 +23,8 @@ func (m *Manager) PaychVoucherCreate(ctx context.Context, pch address.Address, a
 }
 
 // PaychVoucherCreateSpec is PaychVoucherCreate with hash lock, time locks and
-// MinSettleHeight. The voucher is on disk before it is returned.
+// MinSettleHeight. The voucher is on disk before it is returned. With spec.Again it
+// returns what an earlier call was given, also after a restart.
 func (m *Manager) PaychVoucherCreateSpec(ctx context.Context, pch address.Address, spec VoucherSpec) (*VoucherCreateResult, error) {
 	a, err := m.account(ctx, pch)
 	if err != nil {
@@ -35,19 +36,37 @@ func (m *Manager) PaychVoucherCreateSpec(ctx context.Context, pch address.Addres
 	if spec.Amount.Int != nil {
 		spec.Amount = big.NewFromGo(spec.Amount.Int) // the caller's may change
 	}
-	draft, err := m.draft(ctx, a, spec)
+	if spec.Again {
+		// Two such calls at one time give one voucher.
+		select {
+		case a.again <- struct{}{}:
+			defer func() { <-a.again }()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	fx, err := m.draft(ctx, a, spec)
 	var short *ShortfallError
 	if errors.As(err, &short) {
 		// The chain may hold more by now: money may have come from elsewhere.
 		if m.peek(ctx, a) == nil {
-			draft, err = m.draft(ctx, a, spec)
+			fx, err = m.draft(ctx, a, spec)
 		}
 	}
 	if errors.As(err, &short) {
 		return &VoucherCreateResult{Shortfall: short.Shortfall}, nil
 	}
-	if err != nil {
+	draft := fx.Voucher
+	switch {
+	case spec.Again && errors.Is(err, ErrAmount):
+		return m.recall(ctx, a, spec, err)
+	case err != nil:
 		return nil, err
+	case fx.Kind == FxAnswer: // we have it
+		if err := m.save(a); err != nil {
+			return nil, err
+		}
+		return &VoucherCreateResult{Voucher: clone(draft), Shortfall: big.Zero()}, nil
 	}
 	signed, err := Sign(ctx, m.wallet, a.ch.Control(), draft)
 	a.mu.Lock()
@@ -67,14 +86,40 @@ func (m *Manager) PaychVoucherCreateSpec(ctx context.Context, pch address.Addres
 	return &VoucherCreateResult{Voucher: clone(signed), Shortfall: big.Zero()}, nil
 }
 
-func (m *Manager) draft(ctx context.Context, a *account, spec VoucherSpec) (*SignedVoucher, error) {
+func (m *Manager) draft(ctx context.Context, a *account, spec VoucherSpec) (Effect, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.broken != nil {
-		return nil, a.broken
+		return Effect{}, a.broken
 	}
-	fx, err := m.step(a, evDraft{Spec: spec, Owner: tagOf(ctx) == a.ch.Tag})
-	return fx.Voucher, err
+	return m.step(a, evDraft{Spec: spec, Owner: tagOf(ctx) == a.ch.Tag})
+}
+
+// recall finds a voucher that we gave in the history, where the chain has seen it
+// and the lane keeps it no longer. It returns cause where it is not there.
+func (m *Manager) recall(ctx context.Context, a *account, spec VoucherSpec, cause error) (*VoucherCreateResult, error) {
+	if err := m.save(a); err != nil {
+		return nil, err
+	}
+	entries, err := history(ctx, m.store, a.ch.ID)
+	if err != nil {
+		return nil, err
+	}
+	var best *SignedVoucher
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	l := a.ch.peek(spec.Lane)
+	for i := range entries {
+		e := &entries[i]
+		if e.origin == OriginGiven && spec.says(e.voucher) && l.stands(e.voucher) && (best == nil || best.Nonce < e.voucher.Nonce) {
+			best = e.voucher
+		}
+	}
+	// Only what the lane still stands at: an older total is no answer.
+	if best == nil || len(best.SecretHash) == 0 && best.Amount.LessThan(l.Agreed) {
+		return nil, cause
+	}
+	return &VoucherCreateResult{Voucher: best, Shortfall: big.Zero()}, nil
 }
 
 // clone returns a voucher that shares nothing with sv, without Extra and Merges,
@@ -230,6 +275,37 @@ func (m *Manager) PaychVoucherAdd(ctx context.Context, ch address.Address, sv *S
 	return fx.Amount, nil
 }
 
+// PaychVoucherImport takes back a voucher of the channel that we signed or took and
+// lost, as when a store was restored from a backup and the other side shows what
+// came after. One of our own counts from then on as if it had never been lost: V
+// has it, and the lane goes on above its nonce. One of the other side is taken as
+// PaychVoucherAdd takes it. A voucher that we hold, or that a later one or the
+// chain has made worthless, changes nothing and is no error. ErrSigner where
+// neither side signed it; ErrChannel, ErrCollected, ErrTooMany and what else
+// PaychVoucherAdd says of its form.
+func (m *Manager) PaychVoucherImport(ctx context.Context, ch address.Address, sv *SignedVoucher) error {
+	a, err := m.account(ctx, ch)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	err = a.ch.checkForm(sv)
+	a.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	signer, err := Signer(sv)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrSigner, err)
+	}
+	if signer != a.ch.Control() {
+		_, err := m.PaychVoucherAdd(ctx, ch, sv, nil, big.Zero())
+		return err
+	}
+	_, err = m.do(a, evImport{Voucher: clone(sv)})
+	return err
+}
+
 // PaychVoucherSecret opens the locks of a channel that secret is the preimage of,
 // and returns what the vouchers held are worth more by it.
 func (m *Manager) PaychVoucherSecret(ctx context.Context, ch address.Address, secret tally.Preimage) (big.Int, error) {
@@ -328,11 +404,9 @@ func (a *account) record(sv *SignedVoucher, origin Origin, epoch abi.ChainEpoch)
 	if l == nil {
 		return r
 	}
-	if cl := l.find(sv.Nonce); cl != nil && cl.Voucher != nil && sameVoucher(cl.Voucher, sv) {
-		r.Live, r.Opened = true, cl.Secret != nil
-	}
-	if l.Refund != nil && sameVoucher(l.Refund, sv) {
-		r.Live = true
+	r.Live = l.holds(sv)
+	if cl := l.find(sv.Nonce); cl != nil && r.Live {
+		r.Opened = cl.Secret != nil
 	}
 	r.Redeemed = l.Head.Known && l.Head.Nonce >= sv.Nonce
 	r.Live = r.Live && !r.Redeemed

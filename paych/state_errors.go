@@ -25,6 +25,8 @@ var (
 	ErrTooEarly = errors.New("paych: channel has not settled yet")
 	// ErrInbound: funds and lanes are the payer's business.
 	ErrInbound = errors.New("paych: not on an inbound channel")
+	// ErrOutbound: only the payee of a channel has cover.
+	ErrOutbound = errors.New("paych: not on an outbound channel")
 	// ErrOwned: the lane, or the channel, belongs to another part of the program.
 	ErrOwned = errors.New("paych: lane is owned")
 	// ErrNotReserved: more is released than is reserved.

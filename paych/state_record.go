@@ -17,7 +17,7 @@ import (
 // Versions of the records. A record is what is written here between the version
 // and the checksum of package durable; numbers are big-endian.
 const (
-	channelVersion = 1
+	channelVersion = 2 // 1 had no lanes in the final result
 	laneVersion    = 1
 	messageVersion = 1
 	historyVersion = 1
@@ -195,11 +195,16 @@ func encodeChannel(c *Channel) []byte {
 		w.epoch(f.Height)
 		w.amount(f.ToSend)
 		w.amount(f.Rest)
+		w.u64(uint64(len(f.Lanes)))
+		for _, l := range f.Lanes {
+			w.u64(l.Lane)
+			w.amount(l.Redeemed)
+		}
 	}
 	return w.b
 }
 
-func decodeChannel(b []byte, rules *Rules) (*Channel, error) {
+func decodeChannel(version byte, b []byte, rules *Rules) (*Channel, error) {
 	r := reader{b: b}
 	c := NewChannel(r.u64(), PCHUndef, address.Undef, address.Undef, big.Zero(), rules)
 	c.Addr, c.From, c.To = r.address(), r.address(), r.address()
@@ -216,6 +221,11 @@ func decodeChannel(b []byte, rules *Rules) (*Channel, error) {
 	}
 	if r.flag() {
 		c.Final = &Final{Height: r.epoch(), ToSend: r.amount(), Rest: r.amount()}
+		if version > 1 {
+			for n := r.u64(); n > 0 && r.err == nil; n-- {
+				c.Final.Lanes = append(c.Final.Lanes, LaneFinal{Lane: r.u64(), Redeemed: r.amount()})
+			}
+		}
 	}
 	if r.err == nil && (int(c.Phase) >= len(phaseNames) || c.Direction != PCHInbound && c.Direction != PCHOutbound) {
 		return nil, fmt.Errorf("%w: phase %d, direction %d", errRecord, c.Phase, c.Direction)

@@ -114,7 +114,6 @@ func (d *dirt) empty() bool {
 
 // batch writes it all into b.
 func (d *dirt) batch(c *Channel, b *durable.Batch) error {
-	//nolint:unparam // each kind of record has a version of its own; all are 1 so far
 	put := func(key string, version byte, payload []byte) { b.Put(key, durable.Seal(nil, key, version, payload)) }
 	if d.channel {
 		put(channelKey(c.ID), channelVersion, encodeChannel(c))
@@ -152,11 +151,11 @@ type loaded struct {
 func load(ctx context.Context, s *durable.Store, rules *Rules) (*loaded, error) {
 	all := &loaded{channels: make(map[uint64]*Channel)}
 	err := s.Scan(ctx, dirChannels, "", func(key string, rec []byte) error {
-		_, payload, err := durable.Unseal(key, channelVersion, rec)
+		version, payload, err := durable.Unseal(key, channelVersion, rec)
 		if err != nil {
 			return err
 		}
-		c, err := decodeChannel(payload, rules)
+		c, err := decodeChannel(version, payload, rules)
 		if err != nil {
 			return fmt.Errorf("record %s: %w", key, err)
 		}

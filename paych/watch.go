@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-state-types/abi"
@@ -39,6 +40,7 @@ func (m *Manager) onHead(h Head) {
 		height--
 	}
 	m.head.Store(int64(height))
+	m.told.Store(time.Now().UnixNano())
 	for _, a := range m.list() {
 		a.mu.Lock()
 		if h.Reverted {
@@ -80,6 +82,40 @@ func (m *Manager) peek(ctx context.Context, a *account) error {
 		return nil
 	}
 	return m.lookAt(ctx, a)
+}
+
+// PaychCover tells what our best voucher of a lane of an inbound channel would
+// pay, on the chain's state at its finality and at its head. It answers from
+// memory, and asks the chain where the last look is older than the watcher lets it
+// become. ErrOutbound.
+func (m *Manager) PaychCover(ctx context.Context, ch address.Address, lane uint64) (Cover, error) {
+	a, err := m.account(ctx, ch)
+	if err != nil {
+		return Cover{}, err
+	}
+	if a.ch.Direction != PCHInbound {
+		return Cover{}, ErrOutbound
+	}
+	now, err := m.now(ctx)
+	if err != nil {
+		return Cover{}, err
+	}
+	a.mu.Lock()
+	fresh := a.ch.Buried || a.lookedAt+m.cfg.WatchEvery >= now
+	a.mu.Unlock()
+	if !fresh {
+		if err := m.lookAt(ctx, a); err != nil {
+			return Cover{}, err
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.broken != nil {
+		return Cover{}, a.broken
+	}
+	cov := a.ch.cover(lane)
+	cov.HeadAge = time.Since(time.Unix(0, m.told.Load()))
+	return cov, nil
 }
 
 // lookAt brings a channel up to date with the chain: its state, the secrets that
@@ -201,7 +237,7 @@ func (m *Manager) secrets(ctx context.Context, addr address.Address, from, to ab
 // it, or else what we saw last.
 func (m *Manager) archive(a *account) {
 	a.mu.Lock()
-	addr, last := a.ch.Addr, a.ch.Head
+	addr, last := a.ch.Addr, a.ch.lastSeen()
 	a.mu.Unlock()
 	for try := 0; ; try++ {
 		f, err := m.final(addr, last)
@@ -226,12 +262,13 @@ func (m *Manager) archive(a *account) {
 			return
 		}
 		m.log.Info("channel collected", "channel", addr, "to_send", f.ToSend, "rest", f.Rest)
-		m.notify(Notice{Kind: NoticeCollected, Channel: addr, Final: &f})
+		told := f.clone()
+		m.notify(Notice{Kind: NoticeCollected, Channel: addr, Final: &told})
 		return
 	}
 }
 
-func (m *Manager) final(addr address.Address, last View) (Final, error) {
+func (m *Manager) final(addr address.Address, last snapshot) (Final, error) {
 	ctx, cancel := m.call(m.ctx)
 	defer cancel()
 	head, err := m.chain.Head(ctx)
@@ -242,22 +279,24 @@ func (m *Manager) final(addr address.Address, last View) (Final, error) {
 	if err != nil {
 		return Final{}, err
 	}
-	f := Final{Height: head, ToSend: last.ToSend, Rest: big.Sub(last.Balance, last.ToSend)}
+	f := last.final(head)
 	for i := range calls {
 		if calls[i].Method != actor.MethodCollect || !calls[i].ExitCode.IsSuccess() {
 			continue
 		}
-		f.Height = calls[i].Height
+		collected := calls[i].Height
+		f.Height = collected
 		// The head may move between the calls, and a tipset be missing.
 		for back := abi.ChainEpoch(1); back <= 4; back++ {
-			st, balance, err := m.chain.Channel(ctx, addr, head-f.Height+back)
+			st, balance, err := m.chain.Channel(ctx, addr, head-collected+back)
 			if errors.Is(err, ErrCollected) {
 				continue
 			}
 			if err != nil {
 				return Final{}, err
 			}
-			f.ToSend, f.Rest = value(st.ToSend), big.Sub(balance, value(st.ToSend))
+			seen := snapshotOf(collected-back, st, balance)
+			f = seen.final(collected)
 			break
 		}
 	}
