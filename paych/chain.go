@@ -21,6 +21,11 @@ var (
 	ErrNotFound = errors.New("paych: not found on the chain")
 	// ErrCollected: the channel was collected and its actor is gone.
 	ErrCollected = errors.New("paych: channel is collected")
+	// ErrNonceTaken: another message of the same sender was mined under this one's
+	// nonce, so this one will not be. Somebody else uses the key.
+	ErrNonceTaken = errors.New("paych: another message took the nonce")
+	// ErrFeeCap: the message would cost more than the chain's client may spend.
+	ErrFeeCap = errors.New("paych: the fee is above the limit")
 )
 
 // Message is an unsigned message to the chain. Amounts are attoFIL.
@@ -101,8 +106,10 @@ type Chain interface {
 	Prepare(ctx context.Context, m Message) (*SignedMessage, error)
 	// Publish hands a message to the node. It is idempotent.
 	Publish(ctx context.Context, m *SignedMessage) error
-	// Wait returns the receipt of a message once it lies confidence epochs deep.
-	// It waits until ctx ends.
+	// Wait returns the receipt of a message once it lies confidence epochs deep,
+	// also where one took its place that differs from it in nothing but the fee. It
+	// waits until ctx ends. ErrNonceTaken where the head shows another message
+	// under its nonce.
 	Wait(ctx context.Context, c cid.Cid, confidence abi.ChainEpoch) (*Receipt, error)
 	// Calls lists the messages that reached ch in the epochs from to to, both
 	// included, oldest first; also after Collect.
@@ -111,6 +118,21 @@ type Chain interface {
 	Balance(ctx context.Context, a address.Address) (big.Int, error)
 	// Params of the chain.
 	Params() Params
+}
+
+// Replacer is what a Chain offers besides if a message may be priced too low to be
+// mined, or lose its nonce to another program that uses the key. Without it a
+// message that is not mined is waited for for ever.
+type Replacer interface {
+	// Bump prepares a message in place of m, the same but for a higher fee. Nothing
+	// leaves. ErrFeeCap where that would cost more than is allowed.
+	Bump(ctx context.Context, m *SignedMessage) (*SignedMessage, error)
+	// Nonce is the first that no message of the sender has used, depth epochs below
+	// the head.
+	Nonce(ctx context.Context, sender address.Address, depth abi.ChainEpoch) (uint64, error)
+	// Discard gives the nonce of a prepared message back that will never be
+	// published.
+	Discard(m *SignedMessage)
 }
 
 // Wallet holds keys.

@@ -280,9 +280,17 @@ func (r *crashRun) judge() {
 	}
 }
 
-// crashRunOf plays the script; arm prepares the stop. It returns how many commits
+// life is the script of a channel's whole life.
+func (r *crashRun) life() {
+	r.play()
+	if !r.t.Failed() {
+		r.judge()
+	}
+}
+
+// crashRunOf plays a script; arm prepares the stop. It returns how many commits
 // the two sides made and how often Publish was called.
-func crashRunOf(t *testing.T, arm func(r *crashRun)) (payer, payee, attempts int) {
+func crashRunOf(t *testing.T, script func(r *crashRun), arm func(r *crashRun)) (payer, payee, attempts int) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -331,17 +339,18 @@ func crashRunOf(t *testing.T, arm func(r *crashRun)) (payer, payee, attempts int
 			cancel()
 			synctest.Wait()
 		}()
-		r.play()
-		if !t.Failed() {
-			r.judge()
-		}
+		script(r)
 		payer, payee, attempts = r.payer.crash.Commits(), r.payee.crash.Commits(), r.attempts
 	})
 	return payer, payee, attempts
 }
 
-func TestCrashMatrix(t *testing.T) {
-	payer, payee, attempts := crashRunOf(t, nil)
+func TestCrashMatrix(t *testing.T) { crashMatrix(t, (*crashRun).life) }
+
+// crashMatrix plays a script once for each stop.
+func crashMatrix(t *testing.T, script func(r *crashRun)) {
+	t.Helper()
+	payer, payee, attempts := crashRunOf(t, script, nil)
 	t.Logf("%d commits of the payer, %d of the payee, %d messages", payer, payee, attempts)
 	if t.Failed() {
 		return
@@ -358,17 +367,17 @@ func TestCrashMatrix(t *testing.T) {
 		// stop can be set.
 		for n := 2; n <= side.commits; n++ {
 			t.Run(fmt.Sprintf("%s before commit %d", side.name, n), func(t *testing.T) {
-				crashRunOf(t, func(r *crashRun) { side.pick(r).crash.CrashBefore(n) })
+				crashRunOf(t, script, func(r *crashRun) { side.pick(r).crash.CrashBefore(n) })
 			})
 			t.Run(fmt.Sprintf("%s after commit %d", side.name, n), func(t *testing.T) {
-				crashRunOf(t, func(r *crashRun) { side.pick(r).crash.CrashAfter(n) })
+				crashRunOf(t, script, func(r *crashRun) { side.pick(r).crash.CrashAfter(n) })
 			})
 		}
 	}
 	for n := 1; n <= attempts; n++ {
 		for how := 1; how <= 2; how++ {
 			t.Run(fmt.Sprintf("publish %d stop %d", n, how), func(t *testing.T) {
-				crashRunOf(t, func(r *crashRun) {
+				crashRunOf(t, script, func(r *crashRun) {
 					r.dies = func(_ *mortal, attempt int) int {
 						if attempt == n {
 							return how

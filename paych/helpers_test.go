@@ -27,6 +27,7 @@ type town struct {
 	ctx          context.Context
 	chain        *paychtest.Chain
 	payer, payee *node
+	halt         func() // ends the blocks
 }
 
 // node is one manager with its wallet and store.
@@ -48,7 +49,9 @@ func inTownWith(t *testing.T, cfg paych.Config, fn func(w *town)) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		w := &town{t: t, ctx: ctx, chain: paychtest.NewChain(paychtest.DefaultParams())}
-		go w.chain.Run(ctx) // ends with ctx
+		running, halt := context.WithCancel(ctx)
+		w.halt = halt
+		go w.chain.Run(running) // ends with ctx or halt
 		w.payer, w.payee = w.node("payer", cfg), w.node("payee", cfg)
 		defer func() {
 			w.payer.stop()

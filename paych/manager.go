@@ -811,7 +811,7 @@ func (a *account) status() *PaychStatus {
 		st.PendingAmt = c.TopUp.Amount
 	}
 	if o := a.sending[sendKey{kind: kind}]; o != nil && o.msg != nil {
-		id := o.msg.signed.Cid
+		id := o.msg.id()
 		st.PendingChainMessage = &id
 	}
 	for _, r := range c.queue {

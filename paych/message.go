@@ -37,9 +37,10 @@ var messageKinds = [...]string{"create", "add-funds", "submit", "settle", "colle
 func (k messageKind) String() string { return messageKinds[k] }
 
 // messageState is how far a message is. Its signed bytes are saved before it is
-// published, and published again, the same, until there is a receipt:
+// published, and published again until there is a receipt: the same bytes, or
+// where they are not mined the same call for a higher fee, saved first as well:
 //
-//	saved ──▶ published ──▶ done | failed
+//	saved ──▶ published ──▶ done | failed | lost
 type messageState uint8
 
 const (
@@ -47,13 +48,14 @@ const (
 	messagePublished
 	messageDone   // mined, exit code 0
 	messageFailed // mined, another exit code
+	messageLost   // never mined: another message has its nonce, and that is final
 )
 
-var messageStates = [...]string{"saved", "published", "done", "failed"}
+var messageStates = [...]string{"saved", "published", "done", "failed", "lost"}
 
 func (s messageState) String() string { return messageStates[s] }
 
-func (s messageState) final() bool { return s == messageDone || s == messageFailed }
+func (s messageState) final() bool { return s >= messageDone }
 
 // message is one message of ours to the chain. It is keyed by sender and nonce,
 // so that a replacement belongs to the same entry.
@@ -66,20 +68,54 @@ type message struct {
 	value              big.Int
 	signed             SignedMessage
 	since              int64 // Unix time at which it was signed
+	// before are the cids of what signed took the place of, oldest first: a call
+	// returned the first, and any of them may be mined.
+	before []cid.Cid
 	// Of the receipt: mined differs from signed.Cid where a fee bump replaced it.
 	mined  cid.Cid
 	height abi.ChainEpoch
 	exit   exitcode.ExitCode
 }
 
-// MessageError says that a message was mined and failed.
+// maxBumps bounds how often a message is replaced by one for a higher fee.
+const maxBumps = 16
+
+// id is the cid that calls know the message by.
+func (m *message) id() cid.Cid {
+	if len(m.before) > 0 {
+		return m.before[0]
+	}
+	return m.signed.Cid
+}
+
+// cids are all under which it may be mined, the newest first.
+func (m *message) cids() []cid.Cid {
+	all := append(slices.Clone(m.before), m.signed.Cid)
+	slices.Reverse(all)
+	return all
+}
+
+// failure is why a message came to nothing, or nil.
+func (m *message) failure() error {
+	if m.state != messageFailed && m.state != messageLost {
+		return nil
+	}
+	return &MessageError{Cid: m.id(), Kind: m.kind.String(), Exit: m.exit, Lost: m.state == messageLost}
+}
+
+// MessageError says that a message was mined and failed, or never can be mined.
 type MessageError struct {
 	Cid  cid.Cid
 	Kind string
-	Exit exitcode.ExitCode
+	Exit exitcode.ExitCode // of one that was mined
+	// Lost: another message of the same key was mined under its nonce.
+	Lost bool
 }
 
 func (e *MessageError) Error() string {
+	if e.Lost {
+		return fmt.Sprintf("paych: %s %s: %v: give this node a key of its own", e.Kind, e.Cid, ErrNonceTaken)
+	}
 	return fmt.Sprintf("%v: %s %s: exit %d", ErrMessageFailed, e.Kind, e.Cid, int64(e.Exit))
 }
 
@@ -89,6 +125,8 @@ func (e *MessageError) Is(target error) bool {
 	switch target {
 	case ErrMessageFailed:
 		return true
+	case ErrNonceTaken:
+		return e.Lost
 	case ErrTopUpFailed:
 		return e.Kind == messageTopUp.String()
 	case ErrCreateFailed:
@@ -161,6 +199,8 @@ type outgoing struct {
 	// published is closed when the message was published, or when none could be
 	// made; done when the receipt was booked, or when there will be none.
 	published, done chan struct{}
+	// offered is the epoch of the last fee; await's own.
+	offered abi.ChainEpoch
 
 	// Guarded by a.mu.
 	msg *message // nil until it is signed
@@ -201,11 +241,11 @@ func (o *outgoing) wait(ctx context.Context) (cid.Cid, error) {
 	case o.msg == nil:
 		return cid.Undef, ended
 	case o.out && o.msg.state == messageSaved:
-		return o.msg.signed.Cid, o.err // the store failed, or the manager closed
+		return o.msg.id(), o.err // the store failed, the nonce is taken, or the manager closed
 	case ended != nil && !o.out:
-		return o.msg.signed.Cid, fmt.Errorf("%w: %w (last: %w)", ErrUnpublished, ended, o.err)
+		return o.msg.id(), fmt.Errorf("%w: %w (last: %w)", ErrUnpublished, ended, o.err)
 	default:
-		return o.msg.signed.Cid, nil
+		return o.msg.id(), nil
 	}
 }
 
@@ -229,14 +269,14 @@ func (m *Manager) resume(messages []*message) {
 			key: sendKey{kind: msg.kind, lane: msg.lane}, value: msg.value, a: a, msg: msg,
 			published: make(chan struct{}), done: make(chan struct{}),
 		}
-		m.byCid[msg.signed.Cid] = o
+		for _, id := range msg.cids() {
+			m.byCid[id] = o
+		}
 		if msg.mined.Defined() {
 			m.byCid[msg.mined] = o
 		}
 		if msg.state.final() {
-			if msg.state == messageFailed {
-				o.err = &MessageError{Cid: msg.signed.Cid, Kind: msg.kind.String(), Exit: msg.exit}
-			}
+			o.err = msg.failure()
 			o.finish()
 			a.finished = append(a.finished, o)
 			continue
@@ -299,6 +339,9 @@ func (m *Manager) send(o *outgoing) {
 		return
 	}
 	if err := m.record(o, signed); err != nil {
+		if r, ok := m.chain.(Replacer); ok {
+			r.Discard(signed)
+		}
 		o.a.mu.Lock()
 		o.err = err
 		m.reply(o.a, o.requests, answer{cid: signed.Cid, err: err})
@@ -475,11 +518,11 @@ func (m *Manager) note(o *outgoing) {
 // shows that one did. It is called in the sender's turn.
 func (m *Manager) deliver(o *outgoing) {
 	a := o.a
-	a.mu.Lock()
-	signed := o.msg.signed
-	a.mu.Unlock()
 	awaiting := false
 	for try := 0; ; try++ {
+		a.mu.Lock()
+		signed := o.msg.signed // a higher fee may have been offered meanwhile
+		a.mu.Unlock()
 		ctx, cancel := m.call(m.ctx)
 		err := m.chain.Publish(ctx, &signed)
 		cancel()
@@ -511,7 +554,9 @@ func (m *Manager) deliver(o *outgoing) {
 			// it again.
 			awaiting = m.spawn(func() { m.await(o) }) // ends with the receipt, or with Close
 		}
-		if err == nil || !m.pause(o.done, try) {
+		// Where the nonce is used the sender's next message does not need this one,
+		// and must not wait until that is final.
+		if err == nil || errors.Is(err, ErrNonceTaken) || !m.pause(o.done, try) {
 			break
 		}
 	}
@@ -520,7 +565,7 @@ func (m *Manager) deliver(o *outgoing) {
 	if m.ctx.Err() != nil && o.msg.state == messageSaved {
 		o.err = errors.Join(ErrUnpublished, ErrClosed)
 	}
-	m.reply(a, o.requests, answer{cid: o.msg.signed.Cid, err: o.err})
+	m.reply(a, o.requests, answer{cid: o.msg.id(), err: o.err})
 	o.release()
 	if m.ctx.Err() != nil {
 		o.finish()
@@ -542,32 +587,28 @@ func (m *Manager) pause(stop <-chan struct{}, n int) bool {
 }
 
 // await waits for the receipt and books it. A message that takes long is published
-// again, for the node may have forgotten it.
+// again, for the node may have forgotten it, and for a higher fee where it is the
+// sender's next and nobody mines it.
 func (m *Manager) await(o *outgoing) {
-	o.a.mu.Lock()
-	signed := o.msg.signed
-	o.a.mu.Unlock()
-	patience := max(time.Second, m.params.Epoch*time.Duration(m.rules.SubmitMargin+m.params.Finality))
 	for try := 0; ; try++ {
-		ctx, cancel := context.WithTimeout(m.ctx, patience)
-		r, err := m.chain.Wait(ctx, signed.Cid, m.params.Finality)
-		late := ctx.Err() != nil
-		cancel()
-		if m.ctx.Err() != nil {
-			break
-		}
-		if err == nil {
-			if err = m.book(o, r); err == nil {
+		r, err := m.receipt(o)
+		switch {
+		case m.ctx.Err() != nil:
+		case err == nil:
+			if err = m.book(o, r, false); err == nil {
 				return
 			}
-		} else if late {
-			ctx, cancel := m.call(m.ctx)
-			if err := m.chain.Publish(ctx, &signed); err != nil {
-				m.log.Warn("late message not published again", "kind", o.key.kind.String(), "cid", signed.Cid, "err", err)
-			}
-			cancel()
+		case errors.Is(err, errLate):
+			m.late(o)
 			try = 0
 			continue
+		case errors.Is(err, ErrNonceTaken) && m.passed(o):
+			if err = m.book(o, &Receipt{Height: m.lastHead()}, true); err == nil {
+				return
+			}
+		}
+		if m.ctx.Err() != nil {
+			break
 		}
 		o.a.mu.Lock()
 		o.err = fmt.Errorf("paych: wait for receipt: %w", err)
@@ -581,16 +622,154 @@ func (m *Manager) await(o *outgoing) {
 	o.finish()
 }
 
-// book books a receipt: the message's record, and what it means for the channel,
-// in one batch.
-func (m *Manager) book(o *outgoing, r *Receipt) error {
+// errLate: there was no receipt for as long as a message should take.
+var errLate = errors.New("paych: no receipt in time")
+
+// receipt waits for any of the cids under which the message may be mined: a node
+// that was never given the newest finds an older one by that one's own cid. It
+// gives up with errLate after a while.
+func (m *Manager) receipt(o *outgoing) (*Receipt, error) {
+	patience := m.rules.SubmitMargin + m.params.Finality
+	if _, ok := m.chain.(Replacer); ok {
+		patience = m.patience()
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, max(time.Second, m.params.Epoch*time.Duration(patience)))
+	defer cancel()
+	o.a.mu.Lock()
+	cids := o.msg.cids()
+	o.a.mu.Unlock()
+	type outcome struct {
+		r   *Receipt
+		err error
+	}
+	all := make(chan outcome, len(cids))
+	for _, id := range cids {
+		go func() { // ends with ctx
+			r, err := m.chain.Wait(ctx, id, m.params.Finality)
+			all <- outcome{r, err}
+		}()
+	}
+	var errs []error
+	for range cids {
+		x := <-all
+		if x.err == nil {
+			return x.r, nil
+		}
+		if ctx.Err() == nil && errors.Is(x.err, ErrNonceTaken) {
+			return nil, x.err
+		}
+		errs = append(errs, x.err)
+	}
+	if ctx.Err() != nil {
+		return nil, errLate
+	}
+	return nil, errors.Join(errs...)
+}
+
+// patience is for how many epochs a fee is offered before a higher one is.
+func (m *Manager) patience() abi.ChainEpoch { return max(1, m.rules.SubmitMargin/2) }
+
+// passed reports whether the chain at its finality is past the message's nonce.
+func (m *Manager) passed(o *outgoing) bool {
+	return m.nonce(o, m.params.Finality) > o.msg.signed.Nonce // set once
+}
+
+// nonce is the sender's next at this depth; 0 where that is not known.
+func (m *Manager) nonce(o *outgoing, depth abi.ChainEpoch) uint64 {
+	r, ok := m.chain.(Replacer)
+	if !ok {
+		return 0
+	}
+	ctx, cancel := m.call(m.ctx)
+	defer cancel()
+	n, err := r.Nonce(ctx, o.msg.signed.From, depth)
+	if err != nil {
+		m.log.Warn("nonce not read, will be tried again", "sender", o.msg.signed.From, "err", err)
+		return 0
+	}
+	return n
+}
+
+// late publishes a message again that was not mined in time, or what it is
+// replaced by.
+func (m *Manager) late(o *outgoing) {
+	o.a.mu.Lock()
+	nonce := o.msg.signed.Nonce
+	o.a.mu.Unlock()
+	next, head := m.nonce(o, 0), m.lastHead()
+	switch {
+	case next > nonce:
+		return // mined, or taken: Wait tells
+	case o.offered == 0:
+		o.offered = head
+	// One that waits behind another of its sender is not too cheap, nor is one for
+	// which there was no block.
+	case next == nonce && head-o.offered >= m.patience():
+		o.offered = head
+		if err := m.bump(o); err != nil {
+			m.log.Warn("late message not replaced", "kind", o.key.kind.String(), "cid", o.msg.id(), "err", err)
+			o.a.mu.Lock()
+			o.err = err
+			o.a.mu.Unlock()
+		}
+	}
+	o.a.mu.Lock()
+	signed := o.msg.signed
+	o.a.mu.Unlock()
+	ctx, cancel := m.call(m.ctx)
+	defer cancel()
+	if err := m.chain.Publish(ctx, &signed); err != nil {
+		m.log.Warn("late message not published again", "kind", o.key.kind.String(), "cid", signed.Cid, "err", err)
+	}
+}
+
+// bump offers a higher fee. The replacement is on disk, in the same entry, before
+// it is published.
+func (m *Manager) bump(o *outgoing) error {
+	r, ok := m.chain.(Replacer)
+	if !ok {
+		return nil
+	}
 	a := o.a
-	ok := r.ExitCode.IsSuccess()
+	a.mu.Lock()
+	old, bumps := o.msg.signed, len(o.msg.before)
+	a.mu.Unlock()
+	if bumps >= maxBumps {
+		return fmt.Errorf("%w: replaced %d times", ErrFeeCap, bumps)
+	}
+	ctx, cancel := m.call(m.ctx)
+	defer cancel()
+	signed, err := r.Bump(ctx, &old)
+	if err != nil {
+		return fmt.Errorf("paych: higher fee: %w", err)
+	}
+	if signed.From != old.From || signed.Nonce != old.Nonce {
+		return fmt.Errorf("paych: higher fee: got nonce %d of %s in place of %d of %s", signed.Nonce, signed.From, old.Nonce, old.From)
+	}
+	if signed.Cid == old.Cid {
+		return nil
+	}
+	a.mu.Lock()
+	o.msg.before = append(slices.Clone(o.msg.before), old.Cid)
+	o.msg.signed = *signed
+	m.note(o)
+	a.mu.Unlock()
+	m.mu.Lock()
+	m.byCid[signed.Cid] = o
+	m.mu.Unlock()
+	return m.save(a)
+}
+
+// book books a receipt: the message's record, and what it means for the channel,
+// in one batch. A lost message has none; the chain is past its nonce.
+func (m *Manager) book(o *outgoing, r *Receipt, lost bool) error {
+	a := o.a
+	ok := r.ExitCode.IsSuccess() && !lost
 	var addr address.Address
 	if o.key.kind == messageCreate && ok {
 		var err error
 		if addr, err = createdAddress(r.Return); err != nil {
-			m.log.Error("channel was created, but its address cannot be read", "cid", o.msg.signed.Cid, "err", err)
+			m.log.Error("channel was created, but its address cannot be read", "cid", o.msg.id(), "err", err)
 			return err
 		}
 	} else {
@@ -612,14 +791,20 @@ func (m *Manager) book(o *outgoing, r *Receipt) error {
 	msg := o.msg
 	msg.state, msg.height, msg.exit = messageDone, r.Height, r.ExitCode
 	msg.signed.Raw = nil
-	if r.Replaced.Defined() && r.Replaced != msg.signed.Cid {
-		msg.mined = r.Replaced
+	mined := r.Cid
+	if r.Replaced.Defined() {
+		mined = r.Replaced
 	}
-	o.err = nil
-	if !ok {
+	if mined.Defined() && mined != msg.id() {
+		msg.mined = mined
+	}
+	switch {
+	case lost:
+		msg.state = messageLost
+	case !ok:
 		msg.state = messageFailed
-		o.err = &MessageError{Cid: msg.signed.Cid, Kind: msg.kind.String(), Exit: r.ExitCode}
 	}
+	o.err = msg.failure()
 	m.note(o)
 	a.dirt.channel = true
 	delete(a.sending, o.key)
@@ -646,7 +831,9 @@ func (m *Manager) book(o *outgoing, r *Receipt) error {
 		m.byCid[msg.mined] = o
 	}
 	for _, x := range old {
-		delete(m.byCid, x.msg.signed.Cid)
+		for _, id := range x.msg.cids() {
+			delete(m.byCid, id)
+		}
 		delete(m.byCid, x.msg.mined)
 	}
 	m.mu.Unlock()
@@ -680,11 +867,11 @@ func (m *Manager) retire(a *account, o *outgoing) (old []*outgoing) {
 
 // tell notifies of a receipt.
 func (m *Manager) tell(o *outgoing, addr address.Address, ok bool) {
-	n := Notice{Channel: addr, Cid: o.msg.signed.Cid}
+	n := Notice{Channel: addr, Cid: o.msg.id()}
 	switch {
 	case !ok:
 		n.Kind = NoticeFailed
-		m.log.Warn("message failed on the chain", "kind", o.key.kind.String(), "cid", n.Cid, "channel", addr)
+		m.log.Warn("message came to nothing", "kind", o.key.kind.String(), "channel", addr, "err", o.msg.failure())
 	case o.key.kind == messageCreate:
 		n.Kind = NoticeOpened
 	case o.key.kind == messageTopUp:
@@ -701,7 +888,7 @@ func (m *Manager) tell(o *outgoing, addr address.Address, ok bool) {
 type MessageStatus struct {
 	Cid  cid.Cid
 	Kind string // create, add-funds, submit, settle, collect
-	// State is saved, published, done or failed.
+	// State is saved, published, done, failed or lost.
 	State string
 	From  address.Address
 	Nonce uint64
@@ -710,6 +897,9 @@ type MessageStatus struct {
 	Since time.Time
 	// Error is why it failed, or why the last try did; empty where all is well.
 	Error string
+	// Cids are all under which it may be mined, the newest first: a message that
+	// nobody mines is replaced by one for a higher fee.
+	Cids []cid.Cid
 	// Mined is the cid under which it was mined, where that is another.
 	Mined    *cid.Cid
 	Height   abi.ChainEpoch
@@ -723,7 +913,7 @@ type MessageStatus struct {
 func (o *outgoing) status() *MessageStatus {
 	msg := o.msg
 	s := &MessageStatus{
-		Cid: msg.signed.Cid, Kind: msg.kind.String(), State: msg.state.String(), From: msg.signed.From,
+		Cid: msg.id(), Cids: msg.cids(), Kind: msg.kind.String(), State: msg.state.String(), From: msg.signed.From,
 		Nonce: msg.signed.Nonce, Value: msg.value, Since: time.Unix(msg.since, 0), Mined: cidOf(msg.mined),
 		Height: msg.height, ExitCode: msg.exit, Channel: *o.a.status(), Phase: o.a.ch.Phase,
 	}

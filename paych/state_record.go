@@ -19,7 +19,7 @@ import (
 const (
 	channelVersion = 2 // 1 had no lanes in the final result
 	laneVersion    = 1
-	messageVersion = 1
+	messageVersion = 2 // 1 knew no replacements
 	historyVersion = 1
 	chainVersion   = 1
 )
@@ -323,10 +323,14 @@ func encodeMessage(m *message) []byte {
 	w.bytes(m.mined.Bytes())
 	w.epoch(m.height)
 	w.u64(uint64(m.exit))
+	w.u64(uint64(len(m.before)))
+	for _, id := range m.before {
+		w.bytes(id.Bytes())
+	}
 	return w.b
 }
 
-func decodeMessage(b []byte) (*message, error) {
+func decodeMessage(version byte, b []byte) (*message, error) {
 	r := reader{b: b}
 	m := &message{
 		kind: messageKind(r.u8()), state: messageState(r.u8()),
@@ -336,6 +340,11 @@ func decodeMessage(b []byte) (*message, error) {
 	m.since = int64(r.u64())
 	m.mined, m.height = r.cid(), r.epoch()
 	m.exit = exitcode.ExitCode(r.u64())
+	if version > 1 {
+		for n := r.u64(); n > 0 && r.err == nil; n-- {
+			m.before = append(m.before, r.cid())
+		}
+	}
 	if r.err == nil && (int(m.kind) >= len(messageKinds) || int(m.state) >= len(messageStates)) {
 		return nil, fmt.Errorf("%w: message kind %d, state %d", errRecord, m.kind, m.state)
 	}

@@ -201,11 +201,11 @@ func load(ctx context.Context, s *durable.Store, rules *Rules) (*loaded, error) 
 		}
 	}
 	err = s.Scan(ctx, dirMessages, "", func(key string, rec []byte) error {
-		_, payload, err := durable.Unseal(key, messageVersion, rec)
+		version, payload, err := durable.Unseal(key, messageVersion, rec)
 		if err != nil {
 			return err
 		}
-		m, err := decodeMessage(payload)
+		m, err := decodeMessage(version, payload)
 		if err != nil {
 			return fmt.Errorf("record %s: %w", key, err)
 		}

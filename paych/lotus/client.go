@@ -99,7 +99,11 @@ type Client struct {
 	sent   sent
 }
 
-var _ paych.Chain = (*Client)(nil)
+var (
+	_ paych.Chain      = (*Client)(nil)
+	_ paych.ActorCoder = (*Client)(nil)
+	_ paych.Replacer   = (*Client)(nil)
+)
 
 // Open connects to a node and makes sure that it is on the right network.
 func Open(ctx context.Context, cfg Config) (*Client, error) {

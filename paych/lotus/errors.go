@@ -2,10 +2,12 @@ package lotus
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/filecoin-project/go-jsonrpc"
 
+	"github.com/tallystick/tally/paych"
 	"github.com/tallystick/tally/paych/lotus/wire"
 )
 
@@ -17,9 +19,10 @@ var (
 	ErrUnreachable = errors.New("lotus: no node answers")
 	// ErrNonceTaken: another message of the same sender was mined under this
 	// one's nonce, so this one never will be. Somebody else uses the key.
-	ErrNonceTaken = errors.New("lotus: another message took the nonce")
-	// ErrFee: the message would cost more than Config.MaxFee.
-	ErrFee = errors.New("lotus: the fee is above the limit")
+	ErrNonceTaken = fmt.Errorf("lotus: %w", paych.ErrNonceTaken)
+	// ErrFee: the message would cost more than Config.MaxFee. It is a
+	// paych.ErrFeeCap.
+	ErrFee = fmt.Errorf("lotus: %w", paych.ErrFeeCap)
 	// ErrExecution: the node ran the message and it failed; sending it would burn
 	// gas for nothing.
 	ErrExecution = errors.New("lotus: the message would fail")

@@ -268,7 +268,38 @@ func unpack(m *paych.SignedMessage) (*wire.SignedMessage, error) {
 	return s, nil
 }
 
-// Discard gives the nonce of a prepared message back that will not be published.
+// Nonce implements paych.Replacer.
+func (c *Client) Nonce(ctx context.Context, sender address.Address, depth abi.ChainEpoch) (n uint64, err error) {
+	err = fresh(func() error {
+		ts, err := c.head(ctx)
+		if err != nil {
+			return err
+		}
+		if depth > 0 {
+			if depth > ts.Height {
+				return nil // before the chain began
+			}
+			if ts, err = c.at(ctx, ts.Height-depth, ts.Cids); err != nil {
+				return err
+			}
+		}
+		act, err := c.node.StateGetActor(ctx, sender, ts.Cids)
+		switch {
+		case actorNotFound(err):
+			return nil // it never sent one
+		case err != nil:
+			return fmt.Errorf("lotus: nonce of %s: %w", sender, err)
+		case act == nil:
+			return fmt.Errorf("lotus: nonce of %s: the node sent no actor", sender)
+		}
+		n = act.Nonce
+		return nil
+	})
+	return n, err
+}
+
+// Discard implements paych.Replacer: it gives the nonce of a prepared message back
+// that will not be published.
 func (c *Client) Discard(m *paych.SignedMessage) { c.nonces.free(m.From, m.Nonce) }
 
 // Publish implements paych.Chain.
@@ -330,8 +361,9 @@ func (c *Client) mined(ctx context.Context, id cid.Cid, s *wire.SignedMessage, c
 	return fmt.Errorf("lotus: publish %s: %w", id, errors.Join(cause, err))
 }
 
-// Bump prepares a message in place of m, with the same nonce and for a higher
-// fee. Save it beside m, then publish it; Wait on either cid sees which of them
+// Bump implements paych.Replacer: it prepares a message in place of m, with the
+// same nonce and for a higher fee, at most Config.MaxFee: ErrFee. Save it beside m,
+// then publish it; Wait on either cid that the node was given sees which of them
 // was mined.
 func (c *Client) Bump(ctx context.Context, m *paych.SignedMessage) (*paych.SignedMessage, error) {
 	s, err := unpack(m)

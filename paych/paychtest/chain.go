@@ -41,9 +41,13 @@ type Chain struct {
 	nextID  uint64
 
 	published []Published
+	given     map[cid.Cid]*envelope // all that Publish was ever given
 	onPublish func(n int, m *paych.SignedMessage) (carry bool, err error)
 	fails     []exitcode.ExitCode
 	down      error
+	floor     uint64 // the least fee that is mined
+	feeCap    uint64 // the most that Bump offers
+	discarded int
 }
 
 // Published is one call of Publish that was carried.
@@ -99,11 +103,20 @@ type envelope struct {
 	Value    big.Int
 	Method   abi.MethodNum
 	Params   []byte
+	// Fee decides whether it is mined, and costs nothing.
+	Fee uint64
+}
+
+// replaces reports whether two messages differ in nothing but their fee.
+func (e *envelope) replaces(o *envelope) bool {
+	return e.From == o.From && e.To == o.To && e.Nonce == o.Nonce && e.Value.Equals(o.Value) &&
+		e.Method == o.Method && bytes.Equal(e.Params, o.Params)
 }
 
 var (
 	_ paych.Chain      = (*Chain)(nil)
 	_ paych.ActorCoder = (*Chain)(nil)
+	_ paych.Replacer   = (*Chain)(nil)
 )
 
 // DefaultParams are those of a small chain: a channel settles in 40 epochs.
@@ -124,7 +137,7 @@ func sum(b []byte) cid.Cid {
 
 // NewChain returns a chain at epoch 1.
 func NewChain(p paych.Params) *Chain {
-	c := &Chain{params: p, changed: make(chan struct{}), nextID: 1000}
+	c := &Chain{params: p, feeCap: 100, given: make(map[cid.Cid]*envelope), changed: make(chan struct{}), nextID: 1000}
 	w := world{
 		accounts: make(map[address.Address]account),
 		keys:     make(map[address.Address]address.Address),
@@ -198,6 +211,79 @@ func (c *Chain) Down(err error) {
 	c.wake()
 }
 
+// Fees sets the least fee that is mined and the most that Bump offers. A message is
+// prepared with the fee 1.
+func (c *Chain) Fees(floor, most uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.floor, c.feeCap = floor, most
+}
+
+// Steal sends a message of another program that uses the key, under its next
+// nonce, in place of what is in the pool; it is mined with the next tipset.
+func (c *Chain) Steal(key address.Address) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w := c.at(c.head())
+	e := envelope{From: key, To: key, Nonce: w.accounts[w.keys[key]].nonce, Value: big.Zero(), Fee: c.floor}
+	raw, err := json.Marshal(e)
+	if err != nil {
+		panic(err)
+	}
+	c.pool = slices.DeleteFunc(c.pool, func(p *posted) bool { return p.From == key && p.Nonce == e.Nonce })
+	c.pool = append(c.pool, &posted{Cid: sum(raw), envelope: e})
+}
+
+// Discarded is how often Discard was called.
+func (c *Chain) Discarded() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.discarded
+}
+
+// Discard implements paych.Replacer.
+func (c *Chain) Discard(*paych.SignedMessage) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.discarded++
+}
+
+// Nonce implements paych.Replacer.
+func (c *Chain) Nonce(_ context.Context, sender address.Address, depth abi.ChainEpoch) (uint64, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.down != nil {
+		return 0, c.down
+	}
+	w := c.at(c.head() - depth)
+	return w.accounts[w.keys[sender]].nonce, nil
+}
+
+// Bump implements paych.Replacer: it offers twice the fee.
+func (c *Chain) Bump(_ context.Context, m *paych.SignedMessage) (*paych.SignedMessage, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.down != nil {
+		return nil, c.down
+	}
+	var e envelope
+	if err := json.Unmarshal(m.Raw, &e); err != nil {
+		return nil, err
+	}
+	if e.Fee *= 2; e.Fee > c.feeCap {
+		return nil, fmt.Errorf("paychtest: bump: %w: %d of %d", paych.ErrFeeCap, e.Fee, c.feeCap)
+	}
+	return pack(&e)
+}
+
+func pack(e *envelope) (*paych.SignedMessage, error) {
+	raw, err := json.Marshal(e)
+	if err != nil {
+		return nil, err
+	}
+	return &paych.SignedMessage{Cid: sum(raw), From: e.From, Nonce: e.Nonce, Raw: raw}, nil
+}
+
 // Published returns what was carried so far.
 func (c *Chain) Published() []Published {
 	c.mu.Lock()
@@ -259,8 +345,8 @@ func (c *Chain) mine() {
 	var left []*posted
 	for _, p := range c.pool {
 		id := t.world.keys[p.From]
-		if p.Nonce != t.world.accounts[id].nonce {
-			if p.Nonce > t.world.accounts[id].nonce {
+		if p.Nonce != t.world.accounts[id].nonce || p.Fee < c.floor {
+			if p.Nonce >= t.world.accounts[id].nonce {
 				left = append(left, p)
 			}
 			continue
@@ -295,6 +381,9 @@ func (c *Chain) execute(t *tipset, height abi.ChainEpoch, from address.Address, 
 	pay := func() {
 		a.balance = big.Sub(a.balance, p.Value)
 		w.accounts[from] = a
+	}
+	if p.To == p.From {
+		return exitcode.Ok, nil
 	}
 	if p.To == builtin.InitActorAddr {
 		return c.exec(w, p, pay)
@@ -477,11 +566,7 @@ func (c *Chain) Prepare(_ context.Context, m paych.Message) (*paych.SignedMessag
 			nonce = max(nonce, p.Nonce+1)
 		}
 	}
-	raw, err := json.Marshal(envelope{From: m.From, To: m.To, Nonce: nonce, Value: m.Value, Method: m.Method, Params: m.Params})
-	if err != nil {
-		return nil, err
-	}
-	return &paych.SignedMessage{Cid: sum(raw), From: m.From, Nonce: nonce, Raw: raw}, nil
+	return pack(&envelope{From: m.From, To: m.To, Nonce: nonce, Value: m.Value, Method: m.Method, Params: m.Params, Fee: 1})
 }
 
 // Publish implements paych.Chain.
@@ -508,16 +593,21 @@ func (c *Chain) Publish(_ context.Context, m *paych.SignedMessage) error {
 	if err := json.Unmarshal(m.Raw, &p.envelope); err != nil {
 		return fmt.Errorf("paychtest: publish: %w", err)
 	}
+	c.given[m.Cid] = &p.envelope
 	c.published = append(c.published, Published{Cid: m.Cid, Raw: bytes.Clone(m.Raw), Kind: p.Method, To: p.To})
-	if _, ok := c.find(m.Cid); ok {
-		return told
+	if r, err := c.find(&p.envelope); r != nil || err != nil {
+		return errors.Join(told, err)
 	}
-	for _, x := range c.pool {
-		if x.Cid == m.Cid {
+	for i, x := range c.pool {
+		switch {
+		case x.Cid == m.Cid:
 			return told
-		}
-		if x.From == p.From && x.Nonce == p.Nonce {
-			return fmt.Errorf("paychtest: publish: nonce %d is taken", p.Nonce)
+		case x.From == p.From && x.Nonce == p.Nonce && x.Fee >= p.Fee:
+			return fmt.Errorf("paychtest: publish: nonce %d is in the pool for %d", p.Nonce, x.Fee)
+		case x.From == p.From && x.Nonce == p.Nonce:
+			c.pool[i] = p
+			c.wake()
+			return told
 		}
 	}
 	w := c.at(c.head())
@@ -529,31 +619,44 @@ func (c *Chain) Publish(_ context.Context, m *paych.SignedMessage) error {
 	return told
 }
 
-// find is called with mu held.
-func (c *Chain) find(id cid.Cid) (*paych.Receipt, bool) {
+// find returns the receipt of a message, or of one that took its place, or nil;
+// paych.ErrNonceTaken where another has its nonce. Called with mu held.
+func (c *Chain) find(e *envelope) (*paych.Receipt, error) {
 	for i := len(c.tipsets) - 1; i >= 0; i-- {
-		for j := range c.tipsets[i].receipts {
-			if r := &c.tipsets[i].receipts[j]; r.Cid == id {
-				cp := *r
-				return &cp, true
+		for j, p := range c.tipsets[i].messages {
+			if p.From != e.From || p.Nonce != e.Nonce {
+				continue
 			}
+			if !p.replaces(e) {
+				return nil, fmt.Errorf("paychtest: %w: %d of %s", paych.ErrNonceTaken, e.Nonce, e.From)
+			}
+			cp := c.tipsets[i].receipts[j]
+			return &cp, nil
 		}
 	}
-	return nil, false
+	return nil, nil
 }
 
-// Wait implements paych.Chain.
+// Wait implements paych.Chain. Like a node it knows only messages that it was
+// given.
 func (c *Chain) Wait(ctx context.Context, id cid.Cid, confidence abi.ChainEpoch) (*paych.Receipt, error) {
 	for {
 		c.mu.Lock()
-		r, ok := c.find(id)
-		deep := ok && c.head() >= r.Height+confidence
-		changed, down := c.changed, c.down
+		var r *paych.Receipt
+		err := c.down
+		if e := c.given[id]; e != nil && err == nil {
+			r, err = c.find(e)
+		}
+		deep := r != nil && c.head() >= r.Height+confidence
+		changed := c.changed
 		c.mu.Unlock()
-		if down != nil {
-			return nil, down
+		if err != nil {
+			return nil, err
 		}
 		if deep {
+			if r.Cid != id {
+				r.Replaced, r.Cid = r.Cid, id
+			}
 			return r, nil
 		}
 		select {
