@@ -29,6 +29,8 @@ type account struct {
 	services []serviceTotals
 	// ack is the last that we got, until it is on disk.
 	ack *Ack
+	// packets are the packets in flight; nil while there never were any.
+	packets *packetTable
 	// usedAt is when the account was read or last saved.
 	usedAt Instant
 	// serving and consuming count the live holds.

@@ -95,6 +95,9 @@ func (s *shard) check(each func(*account)) (live int, err error) {
 		if err := a.ledger.Check(); err != nil {
 			return live, fmt.Errorf("%s: %w", p, err)
 		}
+		if err := a.packets.check(&a.ledger); err != nil {
+			return live, fmt.Errorf("%s: %w", p, err)
+		}
 		h := held[p]
 		serve, consume := inFlight{a.ledger.shadow, a.serving}, inFlight{a.ledger.reserved, a.consuming}
 		if h[Serve] != serve || h[Consume] != consume {

@@ -83,6 +83,16 @@ const (
 	EvUnblock
 	// EvTold: our totals went to the peer.
 	EvTold
+	// EvPacketHold: a packet of Units is to be carried on credit. Serve: the
+	// peer offers it to us and will owe us; Consume: we offer it to the peer.
+	EvPacketHold
+	// EvPacketKeep: a packet hold of Units that was taken before a restart. It
+	// counts whatever the limits are now.
+	EvPacketKeep
+	// EvPacketCommit: the packet of Units was fulfilled.
+	EvPacketCommit
+	// EvPacketRelease: the packet of Units was rejected.
+	EvPacketRelease
 )
 
 // Terms is what a peer told in its handshake.

@@ -140,6 +140,10 @@ type Ledger struct {
 	prepaidByPeer, prepaidToPeer tally.Amount
 	// reserved is our consumption in flight, shadow our service in flight.
 	reserved, shadow tally.Amount
+	// packetsIn are packets that the peer offered us and nobody decided yet,
+	// packetsOut those that we offered it. They are not in the record: the
+	// journal of packets has them.
+	packetsIn, packetsOut tally.Amount
 	// unanswered is what we asked for and never had an answer to: the peer may
 	// have booked it.
 	unanswered tally.Amount
@@ -233,6 +237,14 @@ func (l *Ledger) Step(now Instant, ev *Event) ([]Effect, error) {
 		return l.adoptReceived(ev)
 	case EvResolve:
 		return l.resolve(ev.Totals)
+	case EvPacketHold:
+		return nil, l.holdPacket(now, ev.Dir, ev.Units)
+	case EvPacketKeep:
+		return nil, l.keepPacket(ev.Dir, ev.Units)
+	case EvPacketCommit:
+		return l.commitPacket(now, ev.Dir, ev.Units)
+	case EvPacketRelease:
+		return nil, l.releasePacket(ev.Dir, ev.Units)
 	default:
 		return nil, fmt.Errorf("%w: kind %d", ErrUnexpected, ev.Kind)
 	}
@@ -249,7 +261,7 @@ func (l *Ledger) Balance() tally.Balance {
 // was forgiven stays in it: it is lost already, but without it each new identity
 // would have W forgiven, and the credit that strangers share would never end.
 func (l *Ledger) Exposure() tally.Amount {
-	exposure := l.Balance().Owed() + l.shadow + (l.received - l.covered)
+	exposure := l.Balance().Owed() + l.shadow + l.packetsIn + (l.received - l.covered)
 	if l.Stranger() {
 		exposure += l.forgiven
 	}
@@ -268,7 +280,7 @@ func (l *Ledger) HeadroomServe(now Instant) tally.Amount {
 	if l.blocked(now) {
 		return 0
 	}
-	room := headroom(l.serveLimit(), l.claim(), l.shadow)
+	room := headroom(l.serveLimit(), l.claim(), l.shadow+l.packetsIn)
 	return min(room, l.policy.MaxExposure.SaturatingSub(l.Exposure()))
 }
 
@@ -280,7 +292,7 @@ func (l *Ledger) HeadroomConsume() tally.Amount {
 	if l.flags&flagReady == 0 || l.settle == settleRefused {
 		return 0
 	}
-	return (l.consumeLimit() + l.credit()).SaturatingSub(l.owed.Debt() + l.reserved)
+	return (l.consumeLimit() + l.credit()).SaturatingSub(l.owed.Debt() + l.reserved + l.packetsOut)
 }
 
 // claim is what the peer has to pay for before it is served more. Money that we
@@ -330,7 +342,7 @@ func (l *Ledger) reserveServe(now Instant, n tally.Amount) error {
 			return ErrBlocked
 		case n > l.policy.DisconnectThreshold+l.claim().Debt():
 			return ErrTooLarge
-		case n > headroom(limit, l.claim(), l.shadow):
+		case n > headroom(limit, l.claim(), l.shadow+l.packetsIn):
 			if limit == 0 {
 				return ErrSkew
 			}
@@ -504,7 +516,7 @@ func (l *Ledger) statementDue(now Instant) bool {
 }
 
 // AtRest reports whether nothing is in flight; only then are books compared.
-func (l *Ledger) AtRest() bool { return l.reserved == 0 && l.shadow == 0 }
+func (l *Ledger) AtRest() bool { return l.reserved|l.shadow|l.packetsIn|l.packetsOut == 0 }
 
 func (l *Ledger) block(now Instant) []Effect {
 	times := uint64(l.owed.Owed() / l.policy.PaymentThreshold)
@@ -568,7 +580,7 @@ func (l *Ledger) Saved(dirty tally.Amount) { l.dirty = l.dirty.SaturatingSub(dir
 // keep it. What was forgiven stands on it: a peer whose record went would have
 // the same units forgiven again.
 func (l *Ledger) Empty() bool {
-	return l.served|l.consumed|l.received|l.paid|l.issued|l.unanswered|l.reserved|l.shadow|l.forgiven == 0 &&
+	return l.served|l.consumed|l.received|l.paid|l.issued|l.unanswered|l.reserved|l.shadow|l.packetsIn|l.packetsOut|l.forgiven == 0 &&
 		l.sentSerial|l.receivedSerial == 0
 }
 

@@ -222,6 +222,7 @@ var eventNames = map[EventKind]string{
 	EvTick: "tick", EvSettle: "settle", EvIssued: "issued", EvIssueFailed: "issue-failed", EvAck: "ack", EvRefused: "refused",
 	EvCheque: "cheque", EvKarma: "karma", EvStatement: "statement", EvAdoptSent: "adopt-sent", EvAdoptReceived: "adopt-received",
 	EvResolve: "resolve", EvDenied: "denied", EvTold: "told",
+	EvPacketHold: "packet-hold", EvPacketKeep: "packet-keep", EvPacketCommit: "packet-commit", EvPacketRelease: "packet-release",
 }
 
 func eventName(k EventKind) string {
@@ -888,7 +889,7 @@ const eventBytes = 12
 // tab as often as at random, or nothing would ever fit.
 func parseEvent(b []byte, l *Ledger) (Event, time.Duration) {
 	ev := Event{
-		Kind: EventKind(b[0]%20) + 1, // one beyond the last kind
+		Kind: EventKind(b[0]%25) + 1, // one beyond the last kind
 		Dir:  Direction(b[1]&1) + Serve,
 		Lost: b[1]&2 != 0, Again: b[1]&4 != 0,
 		Units: amountFrom(b[2:4], l.policy.PaymentThreshold),

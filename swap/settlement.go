@@ -267,7 +267,7 @@ func (l *Ledger) receive(target tally.Amount) {
 // ours and already paid: we lost those units in a crash, and the peer does not
 // ask for them back.
 func (l *Ledger) matchPaid(consumedByPeer tally.Amount) {
-	if l.shadow == 0 && consumedByPeer > l.served && consumedByPeer <= maxLedgerAmount {
+	if l.shadow|l.packetsIn == 0 && consumedByPeer > l.served && consumedByPeer <= maxLedgerAmount {
 		l.admit(min(consumedByPeer-l.served, l.prepaidByPeer))
 	}
 }

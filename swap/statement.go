@@ -73,7 +73,7 @@ func (l *Ledger) unaware(t *Totals) bool {
 }
 
 func (l *Ledger) closeConsumed(t *Totals) {
-	if l.reserved != 0 || !t.AtRest {
+	if l.reserved|l.packetsOut != 0 || !t.AtRest {
 		return
 	}
 	if t.Served > l.consumed {
@@ -93,7 +93,7 @@ func (l *Ledger) closeConsumed(t *Totals) {
 }
 
 func (l *Ledger) closeServed(t *Totals) {
-	if l.shadow != 0 || !t.AtRest || t.SeenServed != l.served {
+	if l.shadow|l.packetsIn != 0 || !t.AtRest || t.SeenServed != l.served {
 		return // not a final figure
 	}
 	slack := l.policy.Slack()
