@@ -19,6 +19,10 @@ FUZZ     ?= .
 BENCH    ?= .
 PKG      ?= ./...
 
+# The module that holds paych/actor against Filecoin's own actor; ./... does not
+# reach it.
+CONFORMANCE := paych/actor/conformance
+
 PROTOS := $(shell find pb -name '*.proto' 2>/dev/null)
 
 .PHONY: help
@@ -34,11 +38,15 @@ build: ## bin/tally
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/tally ./cmd/tally
 
 .PHONY: check
-check: fmt-check lint buf gen-check tidy-check race ## everything below that can fail: run it before you push
+check: fmt-check lint buf gen-check tidy-check race conformance ## everything below that can fail: run it before you push
 
 .PHONY: race
 race: ## tests with the race detector and the invariants (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -tags invariants $(PKG)
+
+.PHONY: conformance
+conformance: ## paych/actor and Filecoin's own actor, 100,000 random sequences
+	cd $(CONFORMANCE) && $(GO) vet . && $(GO) test .
 
 .PHONY: lint
 lint: ## golangci-lint
@@ -82,14 +90,16 @@ gen-check:
 .PHONY: tidy-check
 tidy-check:
 	$(GO) mod tidy -diff
+	cd $(CONFORMANCE) && $(GO) mod tidy -diff
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (FUZZ=pattern picks some)
-	@$(GO) list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.Dir}}{{end}}' $(PKG) | while read -r dir; do \
+	@{ $(GO) list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.Dir}}{{end}}' $(PKG); \
+		$(if $(filter ./...,$(PKG)),echo '$(CURDIR)/$(CONFORMANCE)';) } | while read -r dir; do \
 		{ grep -hoE '^func Fuzz[A-Za-z0-9_]+' "$$dir"/*_test.go || true; } | sed 's/^func //' | \
 		{ grep -E '$(FUZZ)' || true; } | while read -r target; do \
 			echo "== $${dir#$(CURDIR)/} $$target"; \
-			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5s "$$dir" </dev/null; \
+			$(GO) test -C "$$dir" -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5s . </dev/null; \
 		done; \
 	done
 

@@ -7,9 +7,13 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -102,6 +106,7 @@ type run struct {
 	vm    *vm
 	st    *actor.State // ours
 	log   []string
+	noted bool // keep a log: it costs a quarter of a run, and only a failure is read
 	stats map[string]int
 	bal   big.Int
 	epoch abi.ChainEpoch
@@ -111,24 +116,39 @@ func (r *run) n(below int) int             { return int(r.Uint64() % uint64(belo
 func (r *run) one(in int) bool             { return r.n(in) == 0 }
 func (r *run) pick(of ...int64) int64      { return of[r.n(len(of))] }
 func (r *run) pickU(of ...uint64) uint64   { return of[r.n(len(of))] }
-func (r *run) note(f string, args ...any)  { r.log = append(r.log, fmt.Sprintf(f, args...)) }
 func (r *run) count(what string, n ...any) { r.stats[fmt.Sprintf(what, n...)]++ }
 
+func (r *run) note(f string, args ...any) {
+	if r.noted {
+		r.log = append(r.log, fmt.Sprintf(f, args...))
+	}
+}
+
 // play runs a sequence and returns the first difference.
-func play(src source, stats map[string]int) (log []string, err error) {
-	r := &run{source: src, w: newWorld(), stats: stats}
+func play(src source, stats map[string]int) error {
+	return (&run{source: src, w: newWorld(), stats: stats}).play()
+}
+
+// playAgain is play with a log of every message.
+func playAgain(src source) (log string, err error) {
+	r := &run{source: src, w: newWorld(), stats: map[string]int{}, noted: true}
+	err = r.play()
+	return strings.Join(r.log, "\n"), err
+}
+
+func (r *run) play() error {
 	if err := r.construct(); err != nil || r.st == nil {
-		return r.log, err
+		return err
 	}
 	for range 1 + r.n(40) {
 		if err := r.step(); err != nil {
-			return r.log, err
+			return err
 		}
 		if r.st == nil {
 			break
 		}
 	}
-	return r.log, nil
+	return nil
 }
 
 func (r *run) construct() error {
@@ -203,7 +223,9 @@ func (r *run) step() error {
 		if d := differ(before, r.st); d != "" {
 			return fmt.Errorf("the input changed: %s", d)
 		}
-		r.note("%d: %s sends %s to balance %v: exit %d %s | %d %v", r.epoch, caller, describe(msg), r.bal, theirs, text, ours.ExitCode, ours.Err)
+		if r.noted {
+			r.note("%d: %s sends %s to balance %v: exit %d %s | %d %v", r.epoch, caller, describe(msg), r.bal, theirs, text, ours.ExitCode, ours.Err)
+		}
 		code, r.st = ours.ExitCode, ours.State
 		if d := differPays(ours.Pays, r.vm.pays); d != "" {
 			return errors.New(d)
@@ -431,36 +453,39 @@ func describe(msg actor.Msg) string {
 	return fmt.Sprintf("voucher %+v signed %s secret %x", sv, signer, msg.Update.Secret)
 }
 
-// TestConformance plays sequences from a seed. Set CONFORMANCE to play more than
-// a few thousand; a failure prints the sequence and what plays it again.
+// sequences is how many the test plays unless CONFORMANCE says otherwise.
+const sequences = 100_000
+
+// TestConformance plays sequences from a seed, on all cores. A failure prints the
+// sequence and what plays it again.
 func TestConformance(t *testing.T) {
-	sequences, seed := uint64(4000), uint64(1)
+	total, seed := uint64(sequences), uint64(1)
 	if s := os.Getenv("CONFORMANCE"); s != "" {
 		n, err := strconv.ParseUint(s, 10, 64)
 		if err != nil {
 			t.Fatalf("CONFORMANCE: %v", err)
 		}
-		sequences, seed = n, rand.Uint64()
+		total, seed = n, rand.Uint64()
+	} else if testing.Short() {
+		total /= 20
 	}
-	stats := map[string]int{}
 	if s := os.Getenv("CONFORMANCE_SEED"); s != "" {
 		var i uint64
 		if _, err := fmt.Sscanf(s, "%d:%d", &seed, &i); err != nil {
 			t.Fatalf("CONFORMANCE_SEED: %v", err)
 		}
-		log, err := play(rand.NewPCG(seed, i), stats)
-		t.Logf("%s\n%v", strings.Join(log, "\n"), err)
+		log, err := playAgain(rand.NewPCG(seed, i))
+		t.Logf("%s\n%v", log, err)
 		if err != nil {
 			t.Fail()
 		}
 		return
 	}
+	// All that lives is one sequence; with the usual setting half of the time
+	// would go into collecting a heap of a few megabytes.
+	defer debug.SetGCPercent(debug.SetGCPercent(1600))
 	start := time.Now()
-	for i := range sequences {
-		if log, err := play(rand.NewPCG(seed, i), stats); err != nil {
-			t.Fatalf("%v\nafter:\n%s\nagain: CONFORMANCE_SEED=%d:%d go test -v", err, strings.Join(log, "\n"), seed, i)
-		}
-	}
+	stats := playAll(t, seed, total)
 	messages := 0
 	var lines []string
 	for what, n := range stats {
@@ -470,7 +495,7 @@ func TestConformance(t *testing.T) {
 		lines = append(lines, fmt.Sprintf("%9d %s", n, what))
 	}
 	slices.Sort(lines)
-	t.Logf("%d sequences, %d messages, %v, seed %d\n%s", sequences, messages, time.Since(start).Round(time.Millisecond), seed, strings.Join(lines, "\n"))
+	t.Logf("%d sequences, %d messages, %v, seed %d\n%s", total, messages, time.Since(start).Round(time.Millisecond), seed, strings.Join(lines, "\n"))
 	// A generator that no longer reaches these proves nothing.
 	for _, must := range []string{
 		"method 2 exit 0", "method 2 exit 8", "method 2 exit 16", "method 2 exit 32", "method 2 exit 33",
@@ -478,10 +503,44 @@ func TestConformance(t *testing.T) {
 		"construct exit 0", "construct exit 16", "construct exit 18", "construct exit 20",
 		"merged", "by the payer", "while settling", "opened", "with extra", "with min settle height",
 	} {
-		if sequences >= 4000 && stats[must] < 40 {
+		if total >= 4000 && stats[must] < 40 {
 			t.Errorf("%q only %d times", must, stats[must])
 		}
 	}
+}
+
+// playAll plays the sequences 0 to total-1 of a seed and counts what they reached.
+func playAll(t *testing.T, seed, total uint64) map[string]int {
+	var (
+		next   atomic.Uint64
+		failed atomic.Bool
+		mu     sync.Mutex // guards sum
+		sum    = map[string]int{}
+		wg     sync.WaitGroup
+	)
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() { // ends with the last sequence, or with the first difference
+			stats := map[string]int{}
+			for i := next.Add(1) - 1; i < total && !failed.Load(); i = next.Add(1) - 1 {
+				if play(rand.NewPCG(seed, i), stats) == nil {
+					continue
+				}
+				failed.Store(true)
+				log, err := playAgain(rand.NewPCG(seed, i))
+				t.Errorf("%v\nafter:\n%s\nagain: CONFORMANCE_SEED=%d:%d go test -v", err, log, seed, i)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for what, n := range stats {
+				sum[what] += n
+			}
+		})
+	}
+	wg.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+	return sum
 }
 
 // FuzzConformance lets the fuzzer choose.
@@ -490,8 +549,9 @@ func FuzzConformance(f *testing.F) {
 		f.Add(bytes.Repeat([]byte{i, 3 * i, 255 - i}, 200))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if log, err := play(&tape{data}, map[string]int{}); err != nil {
-			t.Fatalf("%v\nafter:\n%s", err, strings.Join(log, "\n"))
+		if play(&tape{data}, map[string]int{}) != nil {
+			log, err := playAgain(&tape{data})
+			t.Fatalf("%v\nafter:\n%s", err, log)
 		}
 	})
 }
