@@ -87,6 +87,7 @@ var table = []benchmark{
 	{"pair", "accounted messages between two hosts", benchPair},
 	{"node", "requests and responses, 64 and 1000 peers", benchNode},
 	{"cheque", "issue, save, send, verify, save, ack", benchCheque},
+	{"voucher", "create and add, in memory, at the 10^6-th, on disk", benchVoucher},
 	{"journal", "synced records of 256 writers", benchJournal},
 	{"mem", "bytes an account and a connected peer", benchMem},
 	{"recover", "kill -9 to serving, 10^6 accounts", benchRecover},
