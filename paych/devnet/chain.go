@@ -105,8 +105,12 @@ type Chain struct {
 	ended    chan struct{}
 	stopOnce sync.Once
 
-	// view keeps a reorg from deleting blocks beneath a reader.
+	// view keeps a reorg and pruning from deleting blocks beneath a reader.
 	view sync.RWMutex
+	// floor is the lowest height that is kept whole. A reader looks at it while it
+	// holds view; the owner raises it.
+	floor atomic.Int64
+	keep  abi.ChainEpoch // of a test; 0 for kept
 
 	// The fields below belong to the owner goroutine.
 	pool   *pool
@@ -199,6 +203,7 @@ func (c *Chain) load(ctx context.Context) error {
 		return errors.Join(err, noRecord(keyHead, ok))
 	}
 	c.reorgs = at.Reorgs
+	c.floor.Store(int64(at.Floor))
 	var block blockRec
 	if ok, err := c.get(ctx, keyOfHeight(keyBlock, at.Height), &block); err != nil || !ok {
 		return errors.Join(err, noRecord(keyBlock, ok))
@@ -395,7 +400,7 @@ func (c *Chain) write(b *durable.Batch, parent *head, state *overlay, msgs []exe
 	return rec, errors.Join(
 		put(b, keyOfHeight(keyBlock, header.Height), rec),
 		put(b, keyOfCid(keyCid, rec.Cid), header.Height),
-		put(b, keyHead, headRec{header.Height, c.reorgs}))
+		put(b, keyHead, headRec{header.Height, c.reorgs, abi.ChainEpoch(c.floor.Load())}))
 }
 
 // run is the owner goroutine.
@@ -501,7 +506,11 @@ func (c *Chain) mine(ctx context.Context) error {
 		}
 	}
 	var b durable.Batch
-	block, err := c.write(&b, parent, v.state, done)
+	var block blockRec
+	err := c.prune(ctx, &b, height)
+	if err == nil {
+		block, err = c.write(&b, parent, v.state, done)
+	}
 	if err == nil {
 		err = c.commit(&b)
 	}
@@ -702,6 +711,9 @@ func (c *Chain) reorg(ctx context.Context, n int, drop bool) error {
 		return fmt.Errorf("%w: revert %d of %d blocks, 1 to %d", ErrLimit, n, top, MaxReorg)
 	}
 	base := top - abi.ChainEpoch(n)
+	if err := c.above(base); err != nil {
+		return fmt.Errorf("%w: revert %d of %d blocks: %w", ErrLimit, n, top, err)
+	}
 	var b durable.Batch
 	var changes []change
 	var back []*pending
@@ -742,7 +754,7 @@ func (c *Chain) reorg(ctx context.Context, n int, drop bool) error {
 			}
 		}
 	}
-	if err := put(&b, keyHead, headRec{base, c.reorgs + 1}); err != nil {
+	if err := put(&b, keyHead, headRec{base, c.reorgs + 1, abi.ChainEpoch(c.floor.Load())}); err != nil {
 		return err
 	}
 	var block blockRec

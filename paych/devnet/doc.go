@@ -15,7 +15,8 @@
 //
 // Every version of an actor is kept under the height that wrote it. So a state
 // of the past can be read, and Reorg takes blocks back by deleting what they
-// wrote. A block is one atomic batch: after a crash the chain is at the last
+// wrote. States and empty blocks that are old are pruned (prune.go), so that an
+// idle chain does not grow. A block is one atomic batch: after a crash the chain is at the last
 // block that landed whole, and the pool has what was answered for.
 //
 // [Chain.Handler] serves JSON-RPC under Lotus' names, see rpc.go. The client for

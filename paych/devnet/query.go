@@ -34,6 +34,9 @@ func (c *Chain) tipset(ctx context.Context, key wire.TipSetKey) (blockRec, error
 	if ok, err := c.get(ctx, keyOfCid(keyCid, key[0]), &h); err != nil || !ok {
 		return rec, errors.Join(err, fmt.Errorf("loading tipset %v: ipld: could not find %s", key, key[0]))
 	}
+	if err := c.above(h); err != nil {
+		return rec, err
+	}
 	return c.block(ctx, h)
 }
 
@@ -56,6 +59,9 @@ func (c *Chain) tipsetAt(ctx context.Context, h abi.ChainEpoch, key wire.TipSetK
 		return blockRec{}, fmt.Errorf("negative tipset height %d", h)
 	case h > top.Header.Height:
 		return blockRec{}, errors.New("looking for tipset with height greater than start point")
+	}
+	if err := c.above(h); err != nil {
+		return blockRec{}, err
 	}
 	return c.block(ctx, h)
 }
@@ -185,11 +191,14 @@ func (c *Chain) wait(ctx context.Context, id cid.Cid, confidence uint64, limit a
 	}
 }
 
-// simulate does what a message asks for on the state after rec, with all the gas
-// there is and nothing kept. Pending messages come first.
-func (c *Chain) simulate(ctx context.Context, msg *wire.Message, rec blockRec, first []*pending) (outcome, error) {
+// simulate does what a message asks for on the state after a height, with all the
+// gas there is and nothing kept. Pending messages come first.
+func (c *Chain) simulate(ctx context.Context, msg *wire.Message, height abi.ChainEpoch, first []*pending) (outcome, error) {
+	if err := c.above(height + 1); err != nil {
+		return outcome{}, err
+	}
 	v := &vm{
-		state: newOverlay(past{c, rec.Header.Height}), epoch: rec.Header.Height + 1,
+		state: newOverlay(past{c, height}), epoch: height + 1,
 		settleDelay: c.meta.SettleDelay, baseFee: c.cfg.BaseFee,
 	}
 	for _, m := range first {
@@ -221,7 +230,7 @@ func (c *Chain) estimate(ctx context.Context, msg *wire.Message, spec *wire.Mess
 	if out.GasLimit == 0 {
 		// Not before: the owner may wait for readers to end.
 		done := c.reading()
-		res, err := c.simulate(ctx, msg, rec, first)
+		res, err := c.simulate(ctx, msg, rec.Header.Height, first)
 		done()
 		if err != nil {
 			return nil, err

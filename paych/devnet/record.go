@@ -45,10 +45,11 @@ type metaRec struct {
 }
 
 // headRec is where the chain is. Reorgs counts, so that a block that takes the
-// place of another has another cid.
+// place of another has another cid. Below Floor the chain is pruned.
 type headRec struct {
 	Height abi.ChainEpoch
 	Reorgs uint64
+	Floor  abi.ChainEpoch `json:",omitempty"`
 }
 
 // blockRec is a block. StateRoot is after its messages.

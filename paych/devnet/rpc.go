@@ -380,13 +380,7 @@ func (a *api) StateCall(ctx context.Context, msg *wire.Message, key wire.TipSetK
 	}
 	start := time.Now()
 	// The state before the tipset: as if the message were in it alone.
-	before := rec
-	if rec.Header.Height > 0 {
-		if before, err = a.c.block(ctx, rec.Header.Height-1); err != nil {
-			return nil, err
-		}
-	}
-	res, err := a.c.simulate(ctx, msg, before, nil)
+	res, err := a.c.simulate(ctx, msg, a.c.before(rec).height, nil)
 	if err != nil {
 		return nil, err
 	}
