@@ -405,11 +405,19 @@ func TestNonceTaken(t *testing.T) {
 	if err := f.Publish(f.ctx, s); err == nil {
 		t.Error("published beside another message of the same nonce")
 	}
-	f.mine(2)
-	// The node never saw the message, so it cannot tell either; it is known once
-	// it was pushed.
-	if err := f.Publish(f.ctx, s); err == nil {
-		t.Error("published with a used nonce")
+	f.mine(20)
+	// The node never took the message, so it cannot tell what became of it; the
+	// message that used the nonce is found on the chain.
+	if err := f.Publish(f.ctx, s); !errors.Is(err, paych.ErrNonceTaken) || !strings.Contains(err.Error(), other.Cid.String()) {
+		t.Errorf("publish: %v", err)
+	}
+	if _, err := f.Wait(f.ctx, s.Cid, 0); !errors.Is(err, paych.ErrNonceTaken) {
+		t.Errorf("wait: %v", err)
+	}
+	for depth, want := range map[abi.ChainEpoch]uint64{0: s.Nonce + 1, 25: s.Nonce} {
+		if n, err := f.Nonce(f.ctx, f.a, depth); err != nil || n != want {
+			t.Errorf("nonce %d deep is %d, want %d: %v", depth, n, want, err)
+		}
 	}
 	f.proxy.set("StateSearchMsg", "error 1 found message with equal nonce as the one we are looking for that is NOT a valid replacement message (F:a n 0, TS: b n0)")
 	if err := f.Publish(f.ctx, s); !errors.Is(err, lotus.ErrNonceTaken) {

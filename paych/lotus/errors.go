@@ -112,6 +112,13 @@ func underpriced(err error) bool {
 
 func nonceTooLow(err error) bool { return says(err, "nonce too low") }
 
+// poor: the sender has not what the message carries and its gas costs, or was
+// never given anything.
+func poor(err error) bool {
+	return says(err, "insufficientfunds", "insufficient funds", "not enough funds") ||
+		says(err, "estimating gas", "estimate gas") && says(err, "actor not found")
+}
+
 func executionFailed(err error) bool {
 	return says(err, "message execution failed", "execution reverted")
 }

@@ -179,6 +179,8 @@ func (c *Client) Prepare(ctx context.Context, m paych.Message) (*paych.SignedMes
 func (c *Client) price(ctx context.Context, msg *wire.Message) (*wire.Message, error) {
 	full, err := c.node.GasEstimateMessageGas(ctx, msg, &wire.MessageSendSpec{MaxFee: c.cfg.MaxFee, MsgUuid: noUUID}, nil)
 	switch {
+	case poor(err):
+		return nil, fmt.Errorf("%w: %s cannot pay for gas: %w", paych.ErrBalance, msg.From, err)
 	case executionFailed(err):
 		return nil, fmt.Errorf("%w: %w", ErrExecution, err)
 	case err != nil:
@@ -283,17 +285,8 @@ func (c *Client) Nonce(ctx context.Context, sender address.Address, depth abi.Ch
 				return err
 			}
 		}
-		act, err := c.node.StateGetActor(ctx, sender, ts.Cids)
-		switch {
-		case actorNotFound(err):
-			return nil // it never sent one
-		case err != nil:
-			return fmt.Errorf("lotus: nonce of %s: %w", sender, err)
-		case act == nil:
-			return fmt.Errorf("lotus: nonce of %s: the node sent no actor", sender)
-		}
-		n = act.Nonce
-		return nil
+		n, err = c.nonceAt(ctx, ts, sender)
+		return err
 	})
 	return n, err
 }
@@ -313,11 +306,8 @@ func (c *Client) Publish(ctx context.Context, m *paych.SignedMessage) error {
 	}
 	// From here on it may be out, whatever the answer.
 	c.nonces.keep(m.From, m.Nonce)
-	if err := c.push(ctx, m.Cid, s); err != nil {
-		return err
-	}
 	c.sent.put(m.Cid, s)
-	return nil
+	return c.push(ctx, m.Cid, s)
 }
 
 func (c *Client) push(ctx context.Context, id cid.Cid, s *wire.SignedMessage) error {
@@ -331,6 +321,9 @@ func (c *Client) push(ctx context.Context, id cid.Cid, s *wire.SignedMessage) er
 		return nil // the one that replaced it is there
 	case nonceTooLow(err):
 		return c.mined(ctx, id, s, err)
+	}
+	if poor(err) {
+		err = fmt.Errorf("%w: %w", paych.ErrBalance, err)
 	}
 	return fmt.Errorf("lotus: publish %s: %w", id, err)
 }
@@ -358,7 +351,83 @@ func (c *Client) mined(ctx context.Context, id cid.Cid, s *wire.SignedMessage, c
 			}
 		}
 	}
+	// A node knows only messages that it was given, and takes none whose nonce is
+	// used. Which message used it, the chain tells.
+	user, userErr := c.nonceUser(ctx, head, s.Message.From, s.Message.Nonce)
+	switch {
+	case userErr != nil:
+		err = errors.Join(err, userErr)
+	case user != nil && user.Message.EqualCall(&s.Message):
+		return nil
+	case user != nil:
+		return fmt.Errorf("%w: %s, nonce %d of %s, by %s", ErrNonceTaken, id, s.Message.Nonce, s.Message.From, user.Cid)
+	}
 	return fmt.Errorf("lotus: publish %s: %w", id, errors.Join(cause, err))
+}
+
+// nonceUser finds the message that used a nonce, as seen from head; nil where none
+// is executed yet. An account's nonce only rises, so that halving the chain finds
+// the tipset.
+func (c *Client) nonceUser(ctx context.Context, head *wire.TipSet, sender address.Address, nonce uint64) (*wire.CidMessage, error) {
+	high := head
+	if n, err := c.nonceAt(ctx, high, sender); err != nil || n <= nonce {
+		return nil, err
+	}
+	low := abi.ChainEpoch(0)
+	if c.cfg.Lookback > 0 {
+		low = max(low, head.Height-c.cfg.Lookback)
+	}
+	for low < high.Height { // the nonce is used at high
+		mid, err := c.at(ctx, low+(high.Height-low)/2, head.Cids)
+		if err != nil {
+			return nil, err
+		}
+		if mid.Height < low {
+			low += (high.Height-low)/2 + 1 // no tipset between
+			continue
+		}
+		n, err := c.nonceAt(ctx, mid, sender)
+		switch {
+		case err != nil:
+			return nil, err
+		case n > nonce:
+			high = mid
+		default:
+			low += (high.Height-low)/2 + 1
+		}
+	}
+	msgs, err := c.node.ChainGetParentMessages(ctx, high.Cids[0])
+	if err != nil {
+		return nil, fmt.Errorf("lotus: messages before %d: %w", high.Height, err)
+	}
+	for i := range msgs {
+		m := msgs[i].Message
+		if m == nil || m.Nonce != nonce {
+			continue
+		}
+		from, err := c.ResolveKey(ctx, m.From)
+		if err != nil {
+			return nil, err
+		}
+		if from == sender {
+			return &msgs[i], nil
+		}
+	}
+	return nil, fmt.Errorf("lotus: nonce %d of %s: the message that used it is not at %d", nonce, sender, high.Height)
+}
+
+// nonceAt is the first nonce that is not used at a tipset.
+func (c *Client) nonceAt(ctx context.Context, ts *wire.TipSet, sender address.Address) (uint64, error) {
+	act, err := c.node.StateGetActor(ctx, sender, ts.Cids)
+	switch {
+	case actorNotFound(err):
+		return 0, nil // it never sent one
+	case err != nil:
+		return 0, fmt.Errorf("lotus: nonce of %s: %w", sender, err)
+	case act == nil:
+		return 0, fmt.Errorf("lotus: nonce of %s: the node sent no actor", sender)
+	}
+	return act.Nonce, nil
 }
 
 // Bump implements paych.Replacer: it prepares a message in place of m, with the
@@ -419,7 +488,9 @@ func (c *Client) Wait(ctx context.Context, id cid.Cid, confidence abi.ChainEpoch
 			return c.receipt(id, found), nil
 		}
 		if found == nil && heads%repushEvery == 0 {
-			c.repush(ctx, id)
+			if err := c.repush(ctx, id); errors.Is(err, ErrNonceTaken) {
+				return nil, err
+			}
 		}
 		select {
 		case <-node.next:
@@ -455,7 +526,9 @@ func (c *Client) check(ctx context.Context, ts *wire.TipSet, id cid.Cid, before 
 	case notReplacement(err):
 		return nil, fmt.Errorf("%w: %s: %w", ErrNonceTaken, id, err)
 	case unknownMessage(err):
-		c.repush(ctx, id)
+		if err := c.repush(ctx, id); errors.Is(err, ErrNonceTaken) {
+			return nil, err
+		}
 		return nil, nil
 	case err != nil:
 		return nil, fmt.Errorf("lotus: search %s: %w", id, err)
@@ -463,16 +536,21 @@ func (c *Client) check(ctx context.Context, ts *wire.TipSet, id cid.Cid, before 
 	return found, nil
 }
 
-// repush hands a message to the node again. The answer does not matter: it is on
-// the chain, in the pool, or tried again later.
-func (c *Client) repush(ctx context.Context, id cid.Cid) {
+// repush hands a message to the node again. Of the answers only ErrNonceTaken
+// matters: else it is on the chain, in the pool, or tried again later.
+func (c *Client) repush(ctx context.Context, id cid.Cid) error {
 	s := c.sent.get(id)
-	if s == nil || c.trust(ctx) != nil {
-		return
+	if s == nil {
+		return nil
 	}
-	if err := c.push(ctx, id, s); err != nil {
+	err := c.trust(ctx)
+	if err == nil {
+		err = c.push(ctx, id, s)
+	}
+	if err != nil {
 		c.log.Debug("message not pushed again", "cid", id, "err", err)
 	}
+	return err
 }
 
 func (c *Client) receipt(id cid.Cid, found *wire.MsgLookup) *paych.Receipt {
