@@ -680,7 +680,7 @@ func (c *Channel) dueRefund(l *Lane, now abi.ChainEpoch) *SignedVoucher {
 }
 
 // dueClaim is the payee's: when the channel settles, the best voucher of the
-// lane; and before that, one that keeps a lock from expiring unused.
+// lane; and before that, one that would expire unused, locked or not.
 func (c *Channel) dueClaim(l *Lane, now abi.ChainEpoch) (*SignedVoucher, *tally.Preimage) {
 	next := now + 1
 	best := l.best(&l.Head, next)
@@ -697,7 +697,7 @@ func (c *Channel) dueClaim(l *Lane, now abi.ChainEpoch) (*SignedVoucher, *tally.
 		}
 		return best.Voucher, best.Secret
 	}
-	if best != nil && best.Locked && best.Expires != 0 && now >= best.Expires-c.rules.SubmitMargin &&
+	if best != nil && best.Expires != 0 && now >= best.Expires-c.rules.SubmitMargin &&
 		best.Voucher.TimeLockMin <= next {
 		return best.Voucher, best.Secret
 	}

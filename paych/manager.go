@@ -102,6 +102,7 @@ type Notice struct {
 	Kind    NoticeKind
 	Channel address.Address
 	Cid     cid.Cid         // of the message, where there is one
+	Err     error           // of NoticeFailed
 	Secret  *tally.Preimage // of NoticeSecret: it was seen on the chain
 	Final   *Final          // of NoticeCollected
 	Cover   *Cover          // of NoticeCover: of all lanes together; PaychCover has one lane's
@@ -139,11 +140,19 @@ type Manager struct {
 	senders  map[address.Address]chan struct{}
 	nextID   uint64
 	nextCall uint64
-	news     []Notice // not told yet
-	telling  bool     // a goroutine tells them
+	// tracked are the accounts that had no record when they were taken up, oldest
+	// first.
+	tracked []*account
+	news    []Notice // not told yet
+	telling bool     // a goroutine tells them
 }
 
 var _ PaymentChannelManagerAPI = (*Manager)(nil)
+
+// maxTracked bounds the channels that are in memory because somebody named them,
+// and of which nothing is worth a record: each costs whoever made it a message, but
+// us as well, memory and looks at the chain. The oldest makes room.
+const maxTracked = 1024
 
 // maxLooks bounds the channels that are looked at on the chain at one time.
 const maxLooks = 8
@@ -174,6 +183,7 @@ type account struct {
 	lookedAt  abi.ChainEpoch
 	looking   bool // a look is queued
 	archiving bool
+	forgotten bool // by forget: another account may have the channel by now
 }
 
 // sendKey names what a message is for; there is one at a time.
@@ -315,6 +325,9 @@ func (m *Manager) lastHead() abi.ChainEpoch { return abi.ChainEpoch(m.head.Load(
 // step lets the channel take an event and starts what it asks for. Called with
 // a.mu held. What it changed is on disk after the next save.
 func (m *Manager) step(a *account, ev event) (Effect, error) {
+	if a.forgotten {
+		return Effect{}, fmt.Errorf("%w: channels without a voucher: call again", ErrTooMany)
+	}
 	before := a.ch.Phase
 	var cover Cover
 	watched := a.ch.Direction == PCHInbound && loses(ev)
@@ -497,6 +510,38 @@ func (m *Manager) account(ctx context.Context, addr address.Address) (*account, 
 	return m.track(ctx, addr)
 }
 
+// idle reports whether nothing of an inbound channel is worth a record. Outbound
+// ones only we can make. Called with a.mu held.
+func (a *account) idle() bool {
+	c := a.ch
+	return c.Direction == PCHInbound && a.saved == 0 && !a.saving && a.broken == nil &&
+		len(a.sending) == 0 && c.Vouchers == 0 && !c.Owned
+}
+
+// forget takes the oldest account without a record out of memory where there are
+// too many.
+func (m *Manager) forget() {
+	for {
+		m.mu.Lock()
+		if len(m.tracked) <= maxTracked {
+			m.mu.Unlock()
+			return
+		}
+		a := m.tracked[0]
+		m.tracked = slices.Delete(m.tracked, 0, 1)
+		m.mu.Unlock()
+		a.mu.Lock()
+		if a.idle() {
+			a.forgotten = true
+			m.mu.Lock()
+			delete(m.accounts, a.ch.ID)
+			delete(m.byAddr, a.ch.Addr)
+			m.mu.Unlock()
+		}
+		a.mu.Unlock()
+	}
+}
+
 // track takes a channel up that somebody else created, or that a lost store knew.
 func (m *Manager) track(ctx context.Context, addr address.Address) (*account, error) {
 	v, st, err := m.fetch(ctx, addr)
@@ -530,6 +575,7 @@ func (m *Manager) track(ctx context.Context, addr address.Address) (*account, er
 	if !ours {
 		return nil, fmt.Errorf("%w: %s is between others", ErrNoChannel, addr)
 	}
+	defer m.forget()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
@@ -550,6 +596,7 @@ func (m *Manager) track(ctx context.Context, addr address.Address) (*account, er
 	a.lookedAt = v.Head.Height
 	m.nextID++
 	m.accounts[c.ID], m.byAddr[addr] = a, a
+	m.tracked = append(m.tracked, a)
 	for _, f := range fx {
 		switch f.Kind {
 		case FxSave:
@@ -599,35 +646,38 @@ func (m *Manager) PaychCreateSpec(ctx context.Context, s CreateSpec) (cid.Cid, e
 	if ok, err := m.wallet.Has(ctx, from); err != nil || !ok {
 		return cid.Undef, errors.Join(fmt.Errorf("%w: %s", ErrNoKey, from), err)
 	}
+	// The message is under way before anybody finds the account by its tag.
+	amount := big.NewFromGo(s.Amount.Int) // the caller's may change
+	c := NewChannel(0, PCHOutbound, from, to, amount, &m.rules)
+	c.Tag, c.Owned = s.Tag, s.Owned
+	a := newAccount(c)
+	o := &outgoing{key: sendKey{kind: messageCreate}, value: amount}
+	a.mu.Lock()
 	m.mu.Lock()
 	if m.closed {
 		m.mu.Unlock()
+		a.mu.Unlock()
 		return cid.Undef, ErrClosed
 	}
-	if a := m.byTag[s.Tag]; s.Tag != "" && a != nil {
+	other := m.byTag[s.Tag]
+	if s.Tag == "" || other == nil {
+		c.ID = m.nextID
+		m.nextID++
+		if s.Tag != "" {
+			m.byTag[s.Tag] = a
+		}
 		m.mu.Unlock()
-		if !a.buried() {
-			return m.created(ctx, a, from, to)
-		}
-		m.mu.Lock()
-		if m.byTag[s.Tag] != a {
-			m.mu.Unlock()
-			return m.PaychCreateSpec(ctx, s) // another call made one meanwhile
-		}
-	}
-	c := NewChannel(m.nextID, PCHOutbound, from, to, s.Amount, &m.rules)
-	c.Tag, c.Owned = s.Tag, s.Owned
-	m.nextID++
-	a := newAccount(c)
-	if s.Tag != "" {
-		m.byTag[s.Tag] = a
+		m.start(a, o)
+		a.mu.Unlock()
+		return o.wait(ctx)
 	}
 	m.mu.Unlock()
-	o := &outgoing{key: sendKey{kind: messageCreate}, value: s.Amount}
-	a.mu.Lock()
-	m.start(a, o)
 	a.mu.Unlock()
-	return o.wait(ctx)
+	if !other.gone() {
+		return m.created(ctx, other, from, to)
+	}
+	m.untag(other)
+	return m.PaychCreateSpec(ctx, s)
 }
 
 // created returns the message that made the tag's channel.
@@ -646,10 +696,13 @@ func (m *Manager) created(ctx context.Context, a *account, from, to address.Addr
 	}
 }
 
-func (a *account) buried() bool {
+// gone reports whether the channel is collected for good, or was never created.
+func (a *account) gone() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.ch.Buried
+	c := a.ch
+	return c.Buried || c.Phase == PhaseFailed ||
+		c.Phase == PhaseCreating && !c.Created.Defined() && a.sending[sendKey{kind: messageCreate}] == nil
 }
 
 // resolve returns the key address of an account.
@@ -690,6 +743,9 @@ func (m *Manager) fund(ctx context.Context, ch address.Address, amt big.Int, res
 		return cid.Undef, a.broken
 	}
 	a.waiting[call] = w
+	if amt.Int != nil {
+		amt = big.NewFromGo(amt.Int) // the caller's may change
+	}
 	if _, err := m.step(a, evFunding{Request: call, Amount: amt, Reserve: reserve}); err != nil {
 		delete(a.waiting, call)
 		a.mu.Unlock()

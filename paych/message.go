@@ -418,7 +418,14 @@ func (m *Manager) abandon(o *outgoing, err error) {
 	m.reply(a, o.requests, answer{err: err})
 	m.ended(o, false)
 	o.finish()
+	addr := a.ch.Addr
 	a.mu.Unlock()
+	if k := o.key.kind; m.ctx.Err() == nil && (k == messageSubmit || k == messageCollect) {
+		// Nobody waits for what the watcher sends: a payee without the money for gas
+		// has to hear of it while there is time.
+		m.log.Warn("message not made", "kind", o.key.kind.String(), "channel", addr, "err", err)
+		m.notify(Notice{Kind: NoticeFailed, Channel: addr, Err: err})
+	}
 	if o.key.kind == messageCreate {
 		m.untag(a)
 	}
@@ -781,11 +788,15 @@ func (m *Manager) book(o *outgoing, r *Receipt, lost bool) error {
 	if addr != address.Undef {
 		a.look <- struct{}{}
 		defer func() { <-a.look }()
-		v, _, err := m.fetch(m.ctx, addr)
-		if err != nil {
-			return err
+		// One look serves all receipts that it is deep enough for: a channel of many
+		// lanes gets as many at a time.
+		if !a.saw(r.Height + m.params.Finality) {
+			v, _, err := m.fetch(m.ctx, addr)
+			if err != nil {
+				return err
+			}
+			view = &v
 		}
-		view = &v
 	}
 	a.mu.Lock()
 	msg := o.msg
@@ -851,6 +862,14 @@ func (m *Manager) book(o *outgoing, r *Receipt, lost bool) error {
 	return nil
 }
 
+// saw reports whether the channel was looked at with this height as the head, or a
+// later one.
+func (a *account) saw(height abi.ChainEpoch) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.lookedAt >= height
+}
+
 // retire keeps the newest finished messages and forgets the others. Called with
 // a.mu held.
 func (m *Manager) retire(a *account, o *outgoing) (old []*outgoing) {
@@ -870,7 +889,7 @@ func (m *Manager) tell(o *outgoing, addr address.Address, ok bool) {
 	n := Notice{Channel: addr, Cid: o.msg.id()}
 	switch {
 	case !ok:
-		n.Kind = NoticeFailed
+		n.Kind, n.Err = NoticeFailed, o.msg.failure()
 		m.log.Warn("message came to nothing", "kind", o.key.kind.String(), "channel", addr, "err", o.msg.failure())
 	case o.key.kind == messageCreate:
 		n.Kind = NoticeOpened

@@ -42,6 +42,7 @@ type Chain struct {
 
 	published []Published
 	given     map[cid.Cid]*envelope // all that Publish was ever given
+	onPrepare func(m *paych.Message) error
 	onPublish func(n int, m *paych.SignedMessage) (carry bool, err error)
 	fails     []exitcode.ExitCode
 	down      error
@@ -88,6 +89,13 @@ type tipset struct {
 	messages []*posted
 	receipts []paych.Receipt
 	calls    map[address.Address][]paych.Call
+	index    map[slot]int // of messages
+}
+
+// slot is a sender's nonce.
+type slot struct {
+	from  address.Address
+	nonce uint64
 }
 
 // posted is a message in the pool or on the chain.
@@ -193,6 +201,13 @@ func (c *Chain) OnPublish(hook func(n int, m *paych.SignedMessage) (carry bool, 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.onPublish = hook
+}
+
+// OnPrepare sets a hook that may refuse or hold up a Prepare.
+func (c *Chain) OnPrepare(hook func(m *paych.Message) error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.onPrepare = hook
 }
 
 // FailNext makes the next mined messages fail with these exit codes; 0 is no
@@ -336,7 +351,7 @@ func (c *Chain) DropPool() {
 }
 
 func (c *Chain) mine() {
-	t := tipset{world: c.at(c.head()).clone(), calls: make(map[address.Address][]paych.Call)}
+	t := tipset{world: c.at(c.head()).clone(), calls: make(map[address.Address][]paych.Call), index: make(map[slot]int)}
 	c.tipsets = append(c.tipsets, t)
 	height := c.head()
 	slices.SortStableFunc(c.pool, func(x, y *posted) int {
@@ -352,6 +367,7 @@ func (c *Chain) mine() {
 			continue
 		}
 		exit, ret := c.execute(&t, height, id, p)
+		t.index[slot{p.From, p.Nonce}] = len(t.messages)
 		t.messages = append(t.messages, p)
 		t.receipts = append(t.receipts, paych.Receipt{Cid: p.Cid, Height: height, ExitCode: exit, Return: ret, GasUsed: 1})
 		t.calls[p.To] = append(t.calls[p.To], paych.Call{
@@ -551,6 +567,14 @@ func (c *Chain) PaychCode(context.Context) (cid.Cid, error) { return code, nil }
 // pool, and not those that were prepared and never published.
 func (c *Chain) Prepare(_ context.Context, m paych.Message) (*paych.SignedMessage, error) {
 	c.mu.Lock()
+	hook := c.onPrepare
+	c.mu.Unlock()
+	if hook != nil {
+		if err := hook(&m); err != nil {
+			return nil, err
+		}
+	}
+	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.down != nil {
 		return nil, c.down
@@ -623,16 +647,16 @@ func (c *Chain) Publish(_ context.Context, m *paych.SignedMessage) error {
 // paych.ErrNonceTaken where another has its nonce. Called with mu held.
 func (c *Chain) find(e *envelope) (*paych.Receipt, error) {
 	for i := len(c.tipsets) - 1; i >= 0; i-- {
-		for j, p := range c.tipsets[i].messages {
-			if p.From != e.From || p.Nonce != e.Nonce {
-				continue
-			}
-			if !p.replaces(e) {
-				return nil, fmt.Errorf("paychtest: %w: %d of %s", paych.ErrNonceTaken, e.Nonce, e.From)
-			}
-			cp := c.tipsets[i].receipts[j]
-			return &cp, nil
+		t := &c.tipsets[i]
+		j, ok := t.index[slot{e.From, e.Nonce}]
+		if !ok {
+			continue
 		}
+		if !t.messages[j].replaces(e) {
+			return nil, fmt.Errorf("paychtest: %w: %d of %s", paych.ErrNonceTaken, e.Nonce, e.From)
+		}
+		cp := t.receipts[j]
+		return &cp, nil
 	}
 	return nil, nil
 }
