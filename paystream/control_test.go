@@ -1,0 +1,207 @@
+package paystream
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/tallystick/tally"
+)
+
+func TestProbesFindRateAndFee(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		way  way
+		most tally.Amount // a hop carries no more
+		low  Ratio        // the true rate
+	}{
+		{"even", one, 0, Ratio{1, 1}},
+		{"one percent", way{rate: Ratio{99, 100}}, 0, Ratio{99, 100}},
+		{"fixed fee", way{rate: Ratio{999, 1000}, base: 5}, 0, Ratio{999, 1000}},
+		{"narrow", way{rate: Ratio{99, 100}}, 40_000, Ratio{99, 100}},
+		{"other asset", way{rate: Ratio{7, 30_000}}, 0, Ratio{7, 30_000}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ctl := NewControl(0)
+			for {
+				n, ok := ctl.Probe(time.Second)
+				if !ok {
+					break
+				}
+				if c.most != 0 && n > c.most {
+					ctl.Probed(n, 0, false, c.most)
+				} else {
+					ctl.Probed(n, c.way.deliver(n), true, 0)
+				}
+			}
+			r, done, err := ctl.ProbesDone(time.Second)
+			if !done || err != nil {
+				t.Fatal(done, err)
+			}
+			if r.Base != c.way.base {
+				t.Errorf("base %d, want %d", r.Base, c.way.base)
+			}
+			if r.Low.Cmp(c.low) > 0 || r.High.Cmp(c.low) < 0 {
+				t.Errorf("%v is outside of %v..%v", c.low, r.Low, r.High)
+			}
+			if c.most != 0 && ctl.Room(0) != c.most {
+				t.Errorf("room %d, want %d", ctl.Room(0), c.most)
+			}
+		})
+	}
+}
+
+func TestProbesGiveUp(t *testing.T) {
+	c := NewControl(0)
+	start := time.Second
+	for now := start; ; now += time.Second {
+		for n, ok := c.Probe(now); ok; n, ok = c.Probe(now) {
+			c.Probed(n, 0, false, 0)
+		}
+		_, done, err := c.ProbesDone(now)
+		if !done {
+			continue
+		}
+		if !errors.Is(err, ErrNoRate) || now-start != probeTime {
+			t.Fatalf("after %v: %v", now-start, err)
+		}
+		return
+	}
+}
+
+// TestRejectDataNeverRaisesTheCap is attack 5: reject data of a hop is not
+// authentic, and STREAM senders took any figure in it.
+func TestRejectDataNeverRaisesTheCap(t *testing.T) {
+	c := NewControl(1000)
+	c.Sent(0, 1000)
+	c.Rejected(0, 1000, RejectLarge, 1<<50, 0)
+	if got := c.Room(0); got > 1000 {
+		t.Fatalf("a hop's word raised the cap to %d", got)
+	}
+	weak := max(c.cap, 1<<50) // what the weakened variant makes of it
+	if weak <= 1000 {
+		t.Fatal("the weakened variant did not fall for it")
+	}
+	c = NewControl(1000)
+	c.Sent(0, 1000)
+	c.Rejected(0, 1000, RejectLarge, 10, 0)
+	if got := c.Room(0); got != 10 {
+		t.Fatalf("cap %d, want 10", got)
+	}
+	for range 1000 {
+		c.Sent(0, 10)
+		c.Fulfilled(0, 10, 10, true)
+	}
+	if got := c.Room(0); got <= 10 {
+		t.Fatalf("cap %d never grew back by trying", got)
+	}
+}
+
+func TestWindowGrowsAndHalves(t *testing.T) {
+	c := NewControl(0)
+	fill := func() (n int) {
+		for c.Room(0) > 0 {
+			c.Sent(0, 1)
+			n++
+		}
+		return n
+	}
+	drain := func(n int) {
+		for range n {
+			c.Fulfilled(0, 1, 1, true)
+		}
+	}
+	var sizes []int
+	for range 6 {
+		n := fill()
+		sizes = append(sizes, n)
+		drain(n)
+	}
+	want := []int{8, 16, 32, 64, 65, 66}
+	for i := range want {
+		if sizes[i] != want[i] {
+			t.Fatalf("windows %v, want %v", sizes, want)
+		}
+	}
+	fill()
+	c.Rejected(0, 1, RejectTemporary, 0, 0)
+	if c.window != 33 || c.Room(0) != 0 || c.RetryAt() != minRetry {
+		t.Fatalf("window %d, retry at %v", c.window, c.RetryAt())
+	}
+	c.Rejected(0, 1, RejectTemporary, 0, 0) // of the same window: no second cut
+	if c.window != 33 {
+		t.Fatalf("window %d after the second reject of one round trip", c.window)
+	}
+	c.SetRoom(100)
+	c.packets, c.value = 0, 40
+	if got := c.Room(time.Second); got != 60 {
+		t.Fatalf("value window leaves %d, want 60", got)
+	}
+}
+
+func TestStops(t *testing.T) {
+	c := NewControl(0)
+	c.Due(time.Second)
+	if err := c.Stopped(time.Second + stallTime - 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Stopped(time.Second + stallTime); !errors.Is(err, ErrStalled) {
+		t.Fatal(err)
+	}
+	c.Resume(time.Minute)
+	for i := range 200 {
+		c.Sent(time.Minute, 1)
+		if i == 50 {
+			c.Fulfilled(time.Minute, 1, 1, true)
+		} else {
+			c.Rejected(time.Minute, 1, RejectLimit, 0, 0)
+		}
+	}
+	if err := c.Stopped(time.Minute); !errors.Is(err, ErrAllRejected) {
+		t.Fatal(err)
+	}
+	c.Resume(time.Hour)
+	if err := c.Stopped(2 * time.Hour); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestBackoff(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		n, j := rapid.Uint8().Draw(rt, "n"), rapid.Uint32().Draw(rt, "jitter")
+		d := Backoff(n, j)
+		if d < minRetry/2 || d > maxRetry {
+			rt.Fatal(d)
+		}
+	})
+	if Backoff(3, 0) != 200*time.Millisecond || Backoff(200, 0) != maxRetry {
+		t.Fatal(Backoff(3, 0), Backoff(200, 0))
+	}
+}
+
+// TestRateMath holds the inverse functions against their meaning.
+func TestRateMath(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		ratio := func(name string) Ratio {
+			return Ratio{rapid.Uint64Range(1, 1<<40).Draw(rt, name+"n"), rapid.Uint64Range(1, 1<<40).Draw(rt, name+"d")}
+		}
+		a, b := ratio("a"), ratio("b")
+		if a.Cmp(b) > 0 {
+			a, b = b, a
+		}
+		r := Rate{Low: a, High: b, Base: tally.Amount(rapid.Uint64Range(0, 100).Draw(rt, "base"))}
+		limit := tally.Amount(rapid.Uint64Range(0, 1<<40).Draw(rt, "limit"))
+		if n := r.Within(limit); r.Most(n) > limit || n < 1<<62 && r.Most(n+1) <= limit {
+			rt.Fatalf("Within(%d) = %d of which %d arrive, %d of one more", limit, n, r.Most(n), r.Most(n+1))
+		}
+		if n := r.Enough(limit + 1); n < 1<<62 && (r.Surely(n) < limit+1 || n > 0 && r.Surely(n-1) > limit) {
+			rt.Fatalf("Enough(%d) = %d of which %d arrive", limit+1, n, r.Surely(n))
+		}
+		s := a.scale(99, 100)
+		if s.Valid() && s.Cmp(a) > 0 {
+			rt.Fatalf("%v scaled down is %v", a, s)
+		}
+	})
+}
