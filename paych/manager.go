@@ -157,6 +157,10 @@ const maxTracked = 1024
 // maxLooks bounds the channels that are looked at on the chain at one time.
 const maxLooks = 8
 
+// maxSpareBatch bounds what a channel keeps of the memory of a save, in bytes. A
+// voucher takes about one KiB.
+const maxSpareBatch = 16 << 10
+
 // account is one channel with what is needed to save and send.
 type account struct {
 	// look is the turn to look at the chain, so that views are taken in order.
@@ -171,6 +175,7 @@ type account struct {
 	gen    uint64 // changes made
 	saved  uint64 // changes on disk
 	saving bool
+	batch  durable.Batch // of the save under way, whose memory is used again
 	gate   chan struct{} // closed when the save under way is done
 	broken error         // the save failed; so has the store
 	// waiting are the calls that wait for a top-up.
@@ -438,16 +443,19 @@ func (m *Manager) save(a *account) error {
 			a.mu.Lock()
 			continue
 		}
-		var batch durable.Batch
 		upto := a.gen
-		err := a.dirt.batch(a.ch, &batch)
-		a.dirt = dirt{lanes: make(map[uint64]struct{}), messages: make(map[string]*message)}
+		a.batch.Reset()
+		err := a.dirt.batch(a.ch, &a.batch)
+		a.dirt.reset()
 		a.saving = true
 		a.mu.Unlock()
 		if err == nil {
-			err = m.store.Commit(context.WithoutCancel(m.ctx), &batch)
+			err = m.store.Commit(context.WithoutCancel(m.ctx), &a.batch)
 		}
 		a.mu.Lock()
+		if a.batch.Bytes() > maxSpareBatch {
+			a.batch = durable.Batch{}
+		}
 		a.saving = false
 		close(a.gate)
 		a.gate = make(chan struct{})

@@ -112,9 +112,23 @@ func (d *dirt) empty() bool {
 	return !d.channel && len(d.lanes) == 0 && len(d.history) == 0 && len(d.messages) == 0 && len(d.deleted) == 0
 }
 
+// reset is after all of it went into a batch. The memory stays: a busy channel
+// fills it again at once.
+func (d *dirt) reset() {
+	d.channel = false
+	clear(d.lanes)
+	clear(d.messages)
+	clear(d.history)
+	d.history, d.deleted = d.history[:0], d.deleted[:0]
+}
+
 // batch writes it all into b.
 func (d *dirt) batch(c *Channel, b *durable.Batch) error {
-	put := func(key string, version byte, payload []byte) { b.Put(key, durable.Seal(nil, key, version, payload)) }
+	sealed := make([]byte, 0, 1024)
+	put := func(key string, version byte, payload []byte) {
+		sealed = durable.Seal(sealed[:0], key, version, payload)
+		b.Put(key, sealed) // which copies it
+	}
 	if d.channel {
 		put(channelKey(c.ID), channelVersion, encodeChannel(c))
 	}
