@@ -625,6 +625,9 @@ type CreateSpec struct {
 	// the channel's lanes of tab, slots and guard to calls without the tag.
 	Tag   string
 	Owned bool
+	// Reserve: the amount is reserved from the beginning, as PaychReserveFunds
+	// would once the channel is there.
+	Reserve bool
 }
 
 // PaychCreate implements PaymentChannelManagerAPI.
@@ -658,6 +661,9 @@ func (m *Manager) PaychCreateSpec(ctx context.Context, s CreateSpec) (cid.Cid, e
 	amount := big.NewFromGo(s.Amount.Int) // the caller's may change
 	c := NewChannel(0, PCHOutbound, from, to, amount, &m.rules)
 	c.Tag, c.Owned = s.Tag, s.Owned
+	if s.Reserve {
+		c.Reserved = amount
+	}
 	a := newAccount(c)
 	o := &outgoing{key: sendKey{kind: messageCreate}, value: amount}
 	a.mu.Lock()
@@ -892,11 +898,17 @@ type ChannelInfo struct {
 	Owned      bool
 	SettlingAt abi.ChainEpoch
 	Funds      Funds
-	Lanes      int
-	Vouchers   uint64
-	Final      *Final
+	// PendingFree is the part of PendingAmt that no reservation waits for.
+	PendingFree big.Int
+	Lanes       int
+	Vouchers    uint64
+	Final       *Final
 	// Created, Settled and Collected are our own messages, or nil.
 	Created, Settled, Collected *cid.Cid
+	// Pending are our messages without a receipt, by nonce. LastError is why the
+	// newest message failed, or why its last try did; empty where all is well.
+	Pending   []MessageStatus
+	LastError string
 }
 
 // PaychInfo returns all that is known of a channel.
@@ -905,19 +917,56 @@ func (m *Manager) PaychInfo(ctx context.Context, ch address.Address) (*ChannelIn
 	if err != nil {
 		return nil, err
 	}
+	info := m.info(a)
+	return &info, nil
+}
+
+// PaychInfos is PaychInfo of every channel, in the order in which they were taken
+// up: also of those that have no address, because they are being created or
+// failed to be.
+func (m *Manager) PaychInfos(context.Context) ([]ChannelInfo, error) {
+	var all []ChannelInfo
+	for _, a := range m.list() {
+		all = append(all, m.info(a))
+	}
+	return all, nil
+}
+
+func (m *Manager) info(a *account) ChannelInfo {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	c := a.ch
-	info := &ChannelInfo{
+	info := ChannelInfo{
 		PaychStatus: *a.status(), Phase: c.Phase, Tag: c.Tag, Owned: c.Owned, SettlingAt: c.Head.SettlingAt,
 		Funds: c.Funds(), Lanes: len(c.Lanes), Vouchers: c.Vouchers,
 		Created: cidOf(c.Created), Settled: cidOf(c.Settled), Collected: cidOf(c.Collected),
+	}
+	info.PendingFree = info.PendingAmt
+	switch {
+	case c.Phase == PhaseCreating:
+		info.PendingFree = big.Sub(info.PendingAmt, c.Reserved)
+	case c.TopUp != nil:
+		info.PendingFree = big.Sub(info.PendingAmt, c.TopUp.claimed())
 	}
 	if c.Final != nil {
 		f := c.Final.clone()
 		info.Final = &f
 	}
-	return info, nil
+	if n := len(a.finished); n > 0 && a.finished[n-1].err != nil {
+		info.LastError = a.finished[n-1].err.Error()
+	}
+	for _, o := range a.sending {
+		if o.msg != nil {
+			info.Pending = append(info.Pending, *m.messageStatus(o))
+		}
+	}
+	slices.SortFunc(info.Pending, byNonce)
+	for i := range info.Pending {
+		if e := info.Pending[i].Error; e != "" {
+			info.LastError = e
+		}
+	}
+	return info
 }
 
 // PaychLookup implements PaymentChannelManagerAPI: an outbound channel that does

@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 
+	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-state-types/exitcode"
 	"github.com/ipfs/go-cid"
 
@@ -296,5 +298,59 @@ func TestMergedAddFunds(t *testing.T) {
 		}
 		p.ready(r1.id)
 		p.funds(ch, 131, 0, 0, 131)
+	})
+}
+
+// A channel that is made for a reservation has none of its money free, from the
+// first moment; and a channel without an address is in the list.
+func TestCreateReserved(t *testing.T) {
+	inTown(t, func(w *town) {
+		p := w.payer
+		id, err := p.PaychCreateSpec(w.ctx, paych.CreateSpec{From: p.key, To: w.payee.key, Amount: atto(100), Reserve: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := p.PaychInfos(w.ctx)
+		if err != nil || len(list) != 1 {
+			t.Fatal(list, err)
+		}
+		info := list[0]
+		if info.Channel != address.Undef || info.Phase != paych.PhaseCreating || !info.PendingAmt.Equals(atto(100)) || info.PendingFree.Sign() != 0 {
+			t.Errorf("creating: %+v", info)
+		}
+		if len(info.Pending) != 1 || info.Pending[0].Cid != id || !info.Pending[0].Late.After(info.Pending[0].Since) {
+			t.Errorf("pending: %+v", info.Pending)
+		}
+		p.down()
+		p.start()
+		ch := p.ready(id)
+		p.funds(ch, 100, 0, 100, 0)
+		p.give(ch, 30, 0)
+		p.funds(ch, 100, 30, 70, 0)
+		if err := p.PaychReleaseFunds(w.ctx, ch, atto(70)); err != nil {
+			t.Fatal(err)
+		}
+		p.funds(ch, 100, 30, 0, 70)
+	})
+}
+
+// Why the newest message failed stays visible after it left the list of those
+// that are pending.
+func TestLastError(t *testing.T) {
+	inTown(t, func(w *town) {
+		p := w.payer
+		ch := w.open(100)
+		w.chain.FailNext(exitcode.SysErrOutOfGas)
+		id, err := p.PaychAddFunds(w.ctx, ch, atto(5))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.PaychWaitReady(w.ctx, id); !errors.Is(err, paych.ErrTopUpFailed) {
+			t.Fatal(err)
+		}
+		info, err := p.PaychInfo(w.ctx, ch)
+		if err != nil || len(info.Pending) != 0 || !strings.Contains(info.LastError, id.String()) {
+			t.Errorf("%+v, %v", info, err)
+		}
 	})
 }

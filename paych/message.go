@@ -673,6 +673,11 @@ func (m *Manager) receipt(o *outgoing) (*Receipt, error) {
 	return nil, errors.Join(errs...)
 }
 
+// grace is how long a message may take to its receipt before it is late.
+func (m *Manager) grace() time.Duration {
+	return max(time.Second, m.params.Epoch*time.Duration(m.rules.SubmitMargin+m.params.Finality))
+}
+
 // patience is for how many epochs a fee is offered before a higher one is.
 func (m *Manager) patience() abi.ChainEpoch { return max(1, m.rules.SubmitMargin/2) }
 
@@ -912,8 +917,8 @@ type MessageStatus struct {
 	From  address.Address
 	Nonce uint64
 	Value big.Int
-	// Since is when it was signed.
-	Since time.Time
+	// Since is when it was signed; after Late it takes longer than a message should.
+	Since, Late time.Time
 	// Error is why it failed, or why the last try did; empty where all is well.
 	Error string
 	// Cids are all under which it may be mined, the newest first: a message that
@@ -928,12 +933,13 @@ type MessageStatus struct {
 	Phase   Phase
 }
 
-// status is called with a.mu held.
-func (o *outgoing) status() *MessageStatus {
+// messageStatus is called with the account's mu held.
+func (m *Manager) messageStatus(o *outgoing) *MessageStatus {
 	msg := o.msg
+	since := time.Unix(msg.since, 0)
 	s := &MessageStatus{
 		Cid: msg.id(), Cids: msg.cids(), Kind: msg.kind.String(), State: msg.state.String(), From: msg.signed.From,
-		Nonce: msg.signed.Nonce, Value: msg.value, Since: time.Unix(msg.since, 0), Mined: cidOf(msg.mined),
+		Nonce: msg.signed.Nonce, Value: msg.value, Since: since, Late: since.Add(m.grace()), Mined: cidOf(msg.mined),
 		Height: msg.height, ExitCode: msg.exit, Channel: *o.a.status(), Phase: o.a.ch.Phase,
 	}
 	if o.err != nil {
@@ -951,7 +957,7 @@ func (m *Manager) PaychStatusByMsg(_ context.Context, id cid.Cid) (*MessageStatu
 	}
 	o.a.mu.Lock()
 	defer o.a.mu.Unlock()
-	return o.status(), nil
+	return m.messageStatus(o), nil
 }
 
 // PaychPending lists the messages without a receipt.
@@ -961,15 +967,18 @@ func (m *Manager) PaychPending(context.Context) ([]MessageStatus, error) {
 		a.mu.Lock()
 		for _, o := range a.sending {
 			if o.msg != nil {
-				all = append(all, *o.status())
+				all = append(all, *m.messageStatus(o))
 			}
 		}
 		a.mu.Unlock()
 	}
-	slices.SortFunc(all, func(x, y MessageStatus) int {
-		return cmp.Or(bytes.Compare(x.From.Bytes(), y.From.Bytes()), cmp.Compare(x.Nonce, y.Nonce))
-	})
+	slices.SortFunc(all, byNonce)
 	return all, nil
+}
+
+// byNonce orders the messages of each sender.
+func byNonce(x, y MessageStatus) int {
+	return cmp.Or(bytes.Compare(x.From.Bytes(), y.From.Bytes()), cmp.Compare(x.Nonce, y.Nonce))
 }
 
 func (m *Manager) message(id cid.Cid) (*outgoing, error) {
