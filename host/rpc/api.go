@@ -36,21 +36,29 @@ type api struct {
 	timeout time.Duration
 	imports *importSet
 	waiting chan struct{}
+	// chainWaits are the places for calls that wait for the chain.
+	chainWaits chan struct{}
+	pairs      pairTurns
 }
 
-// call runs one method under the caller's permission and a deadline, and makes
-// its error one that may be shown.
+// call runs one of Methods, under a deadline.
 func call[T any](ctx context.Context, a *api, method string, fn func(context.Context) (T, error)) (T, error) {
-	var zero T
-	m, ok := methodByName(method)
-	if !ok {
-		panic("rpc: method " + method + " is not in Methods")
-	}
-	if !allowed(ctx, m.Perm) {
-		return zero, NewError(CodePermission, "%s%s needs the permission %q", namespacePrefix, method, m.Perm)
-	}
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
+	return run(ctx, a, Namespace, Methods, method, fn)
+}
+
+// run runs one method of a list under the caller's permission, and makes its
+// error one that may be shown.
+func run[T any](ctx context.Context, a *api, namespace string, list []Method, method string, fn func(context.Context) (T, error)) (T, error) {
+	var zero T
+	m, ok := methodByName(list, method)
+	if !ok {
+		panic("rpc: method " + method + " is not in the list")
+	}
+	if !allowed(ctx, m.Perm) {
+		return zero, NewError(CodePermission, "%s.%s needs the permission %q", namespace, method, m.Perm)
+	}
 	begin := time.Now()
 	v, err := fn(ctx)
 	if err != nil {
@@ -65,11 +73,14 @@ func call[T any](ctx context.Context, a *api, method string, fn func(context.Con
 // shown returns err as it crosses the wire.
 func shown(ctx context.Context, err error) *Error {
 	var e *Error
+	channel := channelError(err)
 	switch {
 	case errors.As(err, &e):
 		c := *e
 		c.Message = err.Error() // with what was wrapped around it
 		return &c
+	case channel != nil:
+		return channel
 	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil:
 		return NewError(CodeTimeout, "%w", err)
 	case errors.Is(err, context.Canceled):
@@ -335,9 +346,9 @@ func (q StoreQuery) Validate() error {
 
 func (a *api) EventsSince(ctx context.Context, cursor uint64, timeoutMS int) (EventBatch, error) {
 	return call(ctx, a, "EventsSince", func(ctx context.Context) (EventBatch, error) {
-		wait := time.Duration(timeoutMS) * time.Millisecond
-		if timeoutMS < 0 || wait > maxPoll {
-			return EventBatch{}, NewError(CodeBadArgument, "timeout %d ms: want 0 to %d", timeoutMS, maxPoll.Milliseconds())
+		wait, err := pollTime(timeoutMS)
+		if err != nil {
+			return EventBatch{}, err
 		}
 		select {
 		case a.waiting <- struct{}{}:

@@ -52,6 +52,33 @@ type Client struct {
 	EventsSince       func(ctx context.Context, cursor uint64, timeoutMS int) (EventBatch, error)
 	ConfigShow        func(ctx context.Context) (map[string]any, error)
 	Shutdown          func(ctx context.Context) (Done, error)
+
+	PaychCreate                func(ctx context.Context, from, to, amount, tag string) (MessageRow, error)
+	PaychAddFunds              func(ctx context.Context, channel, amount string) (MessageRow, error)
+	PaychReserveFunds          func(ctx context.Context, channel, amount string) (Reservation, error)
+	PaychReleaseFunds          func(ctx context.Context, channel, amount string) (ChannelRow, error)
+	PaychStatus                func(ctx context.Context, channel string) (ChannelRow, error)
+	PaychInfo                  func(ctx context.Context) ([]ChannelRow, error)
+	PaychLookup                func(ctx context.Context, from, to string) (ChannelRow, error)
+	PaychList                  func(ctx context.Context) ([]string, error)
+	PaychSettle                func(ctx context.Context, channel string) (MessageRow, error)
+	PaychCollect               func(ctx context.Context, channel string) (MessageRow, error)
+	PaychAllocateLane          func(ctx context.Context, channel string) (Lane, error)
+	PaychVoucherCheckValid     func(ctx context.Context, channel, voucher string) (VoucherInfo, error)
+	PaychVoucherCheckSpendable func(ctx context.Context, channel, voucher, secret string) (Spendable, error)
+	PaychVoucherCreate         func(ctx context.Context, channel, amount string, lane uint64) (VoucherResult, error)
+	PaychVoucherCreateSpec     func(ctx context.Context, channel string, spec VoucherSpec) (VoucherResult, error)
+	PaychVoucherAdd            func(ctx context.Context, channel, voucher, secret, minDelta string) (VoucherAdded, error)
+	PaychVoucherSecret         func(ctx context.Context, channel, secret string) (VoucherAdded, error)
+	PaychVoucherList           func(ctx context.Context, channel string) ([]string, error)
+	PaychVoucherRecords        func(ctx context.Context, channel string) ([]VoucherRow, error)
+	PaychVoucherSubmit         func(ctx context.Context, channel, voucher, secret string) (MessageRow, error)
+	PaychWaitReady             func(ctx context.Context, cid string, timeoutMS int) (MessageWait, error)
+	PaychStatusByMsg           func(ctx context.Context, cid string) (MessageRow, error)
+	PaychPending               func(ctx context.Context) ([]MessageRow, error)
+	WalletNew                  func(ctx context.Context) (WalletRow, error)
+	WalletList                 func(ctx context.Context) ([]WalletRow, error)
+	WalletBalance              func(ctx context.Context, address string) (WalletRow, error)
 }
 
 // NewClient returns a client of the server at addr (the content of <repo>/api)
@@ -126,6 +153,23 @@ func Explain(err error) *Error {
 		return NewError(CodeTimeout, "%w", err)
 	default:
 		return NewError(CodeFailed, "%w", err)
+	}
+}
+
+// waitStep is how long one call waits for a receipt before progress is told.
+const waitStep = 2 * time.Second
+
+// WaitReady waits for the receipt of a message for as long as ctx lasts. Progress
+// may be nil; it is told how the message stands, again and again.
+func (c *Client) WaitReady(ctx context.Context, cid string, progress func(MessageRow)) (MessageRow, error) {
+	for {
+		w, err := c.PaychWaitReady(ctx, cid, int(waitStep.Milliseconds()))
+		if err != nil || w.Done {
+			return w.Message, err
+		}
+		if progress != nil {
+			progress(w.Message)
+		}
 	}
 }
 

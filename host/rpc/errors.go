@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/filecoin-project/go-jsonrpc"
 )
@@ -41,7 +42,6 @@ const (
 	CodeStore            Code = 54
 	CodeRemoteProtocol   Code = 55
 	CodeNothingToResolve Code = 56
-	CodeNoChain          Code = 300
 )
 
 // CodeInfo documents a code.
@@ -54,7 +54,9 @@ type CodeInfo struct {
 
 // Codes lists every code, in order. The text is what the documentation prints;
 // an error itself may say more.
-var Codes = []CodeInfo{
+var Codes = slices.Concat(peerCodes, channelCodes)
+
+var peerCodes = []CodeInfo{
 	{CodeFailed, "failed", "a cause without a code of its own", "read the message; the log of the peer has more"},
 	{CodeBadArgument, "bad_argument", "an argument is missing, of the wrong form or out of bounds", "correct the argument that the message names"},
 	{CodeBadPeer, "bad_peer", "not a peer id", "use the text that `tally id` prints, such as 12D3KooW…"},
@@ -81,7 +83,6 @@ var Codes = []CodeInfo{
 	{CodeStore, "store", "our own store failed", "run `tally doctor`"},
 	{CodeRemoteProtocol, "remote_protocol", "the peer broke the protocol", "ask its operator; `tally peers block PEER` keeps it away"},
 	{CodeNothingToResolve, "nothing_to_resolve", "the two books do not need a person to resolve them", "nothing has to be done"},
-	{CodeNoChain, "no_chain", "no chain is configured", "set chain in config.toml, or start with one: tally start --chain URL, or tally start --dev"},
 }
 
 // Name returns the word of the code.
@@ -111,6 +112,8 @@ type Error struct {
 	Message string
 	// Remedy is what to do about it; empty means that of the code.
 	Remedy string
+	// Details are the figures of the error, nil where it has none.
+	Details *Details
 
 	wrapped error
 }
@@ -138,11 +141,13 @@ func (e *Error) Unwrap() error { return e.wrapped }
 type errorMeta struct {
 	Name   string `json:"name"`
 	Remedy string `json:"remedy"`
+	// Details are the figures of the error.
+	Details *Details `json:"details,omitempty"`
 }
 
 // ToJSONRPCError implements jsonrpc.RPCErrorCodec.
 func (e *Error) ToJSONRPCError() (jsonrpc.JSONRPCError, error) {
-	meta, err := json.Marshal(errorMeta{Name: e.Code.Name(), Remedy: e.Remedy})
+	meta, err := json.Marshal(errorMeta{Name: e.Code.Name(), Remedy: e.Remedy, Details: e.Details})
 	if err != nil {
 		return jsonrpc.JSONRPCError{}, err
 	}
@@ -158,7 +163,7 @@ func (e *Error) FromJSONRPCError(j jsonrpc.JSONRPCError) error {
 			return err
 		}
 	}
-	e.Remedy = meta.Remedy
+	e.Remedy, e.Details = meta.Remedy, meta.Details
 	return nil
 }
 

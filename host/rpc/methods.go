@@ -5,12 +5,19 @@ import (
 	"reflect"
 	"strings"
 	"time"
+
+	"github.com/filecoin-project/go-address"
+	"github.com/filecoin-project/go-state-types/big"
+	"github.com/ipfs/go-cid"
+
+	"github.com/tallystick/tally/paych"
 )
 
 // Namespace comes before every method name, with a dot between.
 const Namespace = "Tally"
 
-const namespacePrefix = Namespace + "."
+// LotusNamespace is that of the methods which Lotus has too.
+const LotusNamespace = "Filecoin"
 
 // Method describes one method for the documentation and for the check of
 // permissions. Parameters are positional.
@@ -44,10 +51,37 @@ var Methods = []Method{
 	{"EventsSince", PermRead, []string{"cursor", "timeout_ms"}, "Events after a cursor (0: all that are kept). Waits up to timeout_ms, at most a minute, when there is none."},
 	{"ConfigShow", PermRead, nil, "The settings in force, without secrets."},
 	{"Shutdown", PermAdmin, nil, "Stops the peer. The answer comes before it stops."},
+
+	{"PaychCreate", PermSign, []string{"from", "to", "amount", "tag"}, "Creates a channel each time and deposits amount, above 0. With a tag, which may be empty, there is one channel for it: the same call again returns the same message. Answers when the message is saved and published."},
+	{"PaychAddFunds", PermSign, []string{"channel", "amount"}, "Deposits amount. Calls that meet a pending top-up wait for it and are merged into the next message; one that ends while it waits is taken back."},
+	{"PaychReserveFunds", PermSign, []string{"channel", "amount"}, "Sets free funds aside, and tops up what is missing. Not on an owned channel."},
+	{"PaychReleaseFunds", PermSign, []string{"channel", "amount"}, "Gives reserved funds back, at most what is reserved. Not on an owned channel."},
+	{"PaychStatus", PermRead, []string{"channel"}, "All that is known of a channel. One that we did not know is taken up where a side of it is ours."},
+	{"PaychInfo", PermRead, nil, "All channels, in the order in which they were taken up; also those without an address, which are being created or failed to be."},
+	{"PaychLookup", PermRead, []string{"from", "to"}, "The open outbound channel between two addresses with the most free funds."},
+	{"PaychList", PermRead, nil, "The addresses of all channels."},
+	{"PaychSettle", PermSign, []string{"channel"}, "Starts the closing. Called again it returns the same message. The payee submits its vouchers by itself before settling_at."},
+	{"PaychCollect", PermSign, []string{"channel"}, "Pays out a channel that has settled; this happens by itself too."},
+	{"PaychAllocateLane", PermSign, []string{"channel"}, "Takes a lane that nobody used."},
+	{"PaychVoucherCheckValid", PermRead, []string{"channel", "voucher"}, "Checks all that can be known of a voucher before it is submitted, and shows it. A voucher is its text."},
+	{"PaychVoucherCheckSpendable", PermRead, []string{"channel", "voucher", "secret"}, "Whether the chain would take the voucher now. The secret is 32 bytes in hex and may be empty."},
+	{"PaychVoucherCreate", PermSign, []string{"channel", "amount", "lane"}, "Signs a voucher; amount is the lane's new total. Where the channel holds too little the voucher is null and shortfall says how much. On an inbound channel it is a refund, over less."},
+	{"PaychVoucherCreateSpec", PermSign, []string{"channel", "spec"}, "PaychVoucherCreate with hash lock, time locks and min_settle_height."},
+	{"PaychVoucherAdd", PermWrite, []string{"channel", "voucher", "secret", "min_delta"}, "Keeps a voucher that we were given, if it adds at least min_delta. One that we hold already adds 0. A locked one counts once its secret is known."},
+	{"PaychVoucherSecret", PermWrite, []string{"channel", "secret"}, "Opens the locks that the secret fits."},
+	{"PaychVoucherList", PermRead, []string{"channel"}, "The texts of the vouchers that can still bring something, and of the last ones."},
+	{"PaychVoucherRecords", PermRead, []string{"channel"}, "PaychVoucherList with every field, the origin and the state of each."},
+	{"PaychVoucherSubmit", PermSign, []string{"channel", "voucher", "secret"}, "Puts a voucher of the other side on the chain. One that the chain would refuse is not sent."},
+	{"PaychWaitReady", PermRead, []string{"cid", "timeout_ms"}, "Waits for the receipt of a message, at most timeout_ms, at most a minute; call it again while done is false. A message that failed is an error."},
+	{"PaychStatusByMsg", PermRead, []string{"cid"}, "A message that a call returned, and the state of its channel."},
+	{"PaychPending", PermRead, nil, "All messages without a receipt, each with its deadline."},
+	{"WalletNew", PermWrite, nil, "Makes a secp256k1 key."},
+	{"WalletList", PermRead, nil, "The keys of the wallet with their balances."},
+	{"WalletBalance", PermRead, []string{"address"}, "The balance of any account."},
 }
 
-func methodByName(name string) (Method, bool) {
-	for _, m := range Methods {
+func methodByName(list []Method, name string) (Method, bool) {
+	for _, m := range list {
 		if m.Name == name {
 			return m, true
 		}
@@ -67,38 +101,28 @@ func Reference() string {
 		"```\ncurl --unix-socket ~/.tally/rpc.sock -H \"Authorization: Bearer $(cat ~/.tally/token)\" \\\n" +
 		"  -H 'Content-Type: application/json' \\\n" +
 		"  -d '{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"Tally.Balances\",\"params\":[\"\"]}' http://localhost" + Path + "\n```\n\n" +
-		"## Methods\n\n| method | permission | parameters | result |\n|---|---|---|---|\n")
+		"## Methods\n\n")
 	rows := &typeList{}
-	apiType := reflect.TypeFor[*api]()
-	for _, m := range Methods {
-		fn, ok := apiType.MethodByName(m.Name)
-		if !ok {
-			panic("rpc: " + m.Name + " is listed but not served")
-		}
-		var params []string
-		for i, name := range m.Params {
-			params = append(params, name+" "+rows.name(fn.Type.In(2+i)))
-		}
-		fmt.Fprintf(&b, "| `%s%s` | %s | %s | %s |\n", namespacePrefix, m.Name, m.Perm, strings.Join(params, ", "), rows.name(fn.Type.Out(0)))
-	}
-	b.WriteString("\n")
-	for _, m := range Methods {
-		fmt.Fprintf(&b, "- **%s**: %s\n", m.Name, m.Doc)
-	}
-	b.WriteString("\n## Types\n\nAmounts are integers in units, times RFC 3339. A balance above zero means that the peer owes us.\n")
+	methodTable(&b, rows, Namespace, Methods, reflect.TypeFor[*api]())
+	b.WriteString("\n## Methods of Lotus\n\n" +
+		"The payment channels also answer to the names, parameters and permissions of the Lotus API, so that its clients can drive them. " +
+		"Amounts are attoFIL in decimal digits, bytes base64, a cid is `{\"/\": text}`, or null for none.\n\n")
+	methodTable(&b, rows, LotusNamespace, LotusMethods, reflect.TypeFor[*lotusAPI]())
+	b.WriteString("\n## Types\n\nAmounts of tabs are integers in units, amounts of channels attoFIL in decimal digits, times RFC 3339. A balance above zero means that the peer owes us.\n")
+	rows.name(reflect.TypeFor[Details]())
 	for i := 0; i < len(rows.types); i++ { // name appends while we go
 		t := rows.types[i]
 		fmt.Fprintf(&b, "\n### %s\n\n| key | type |\n|---|---|\n", t.Name())
-		for f := range fields(t) {
-			key, opts, _ := strings.Cut(t.Field(f).Tag.Get("json"), ",")
-			typ := rows.name(t.Field(f).Type)
+		for _, f := range fields(t) {
+			key, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
+			typ := rows.name(f.Type)
 			if opts == "omitempty" {
 				typ += ", may be absent"
 			}
 			fmt.Fprintf(&b, "| `%s` | %s |\n", key, typ)
 		}
 	}
-	b.WriteString("\n## Error codes\n\nAn error is `{\"code\", \"message\", \"meta\": {\"name\", \"remedy\"}}`. Codes never change their meaning.\n\n" +
+	b.WriteString("\n## Error codes\n\nAn error is `{\"code\", \"message\", \"meta\": {\"name\", \"remedy\", \"details\"}}`; details are of the type below and may be absent. Codes never change their meaning.\n\n" +
 		"| code | name | cause | remedy |\n|---|---|---|---|\n")
 	for _, c := range Codes {
 		fmt.Fprintf(&b, "| %d | %s | %s | %s |\n", c.Code, c.Name, c.Cause, c.Remedy)
@@ -111,15 +135,42 @@ func Reference() string {
 	return b.String()
 }
 
-// fields yields the indexes of the exported JSON fields of t.
-func fields(t reflect.Type) func(func(int) bool) {
-	return func(yield func(int) bool) {
-		for i := range t.NumField() {
-			if t.Field(i).Tag.Get("json") != "" && !yield(i) {
-				return
+// methodTable writes one namespace.
+func methodTable(b *strings.Builder, rows *typeList, namespace string, list []Method, api reflect.Type) {
+	b.WriteString("| method | permission | parameters | result |\n|---|---|---|---|\n")
+	for _, m := range list {
+		fn, ok := api.MethodByName(m.Name)
+		if !ok {
+			panic("rpc: " + m.Name + " is listed but not served")
+		}
+		var params []string
+		for i, name := range m.Params {
+			params = append(params, name+" "+rows.name(fn.Type.In(2+i)))
+		}
+		result := "null" // an error alone
+		if fn.Type.NumOut() > 1 {
+			out := fn.Type.Out(0)
+			if out.Kind() == reflect.Pointer {
+				out = out.Elem() // null only beside an error
 			}
+			result = rows.name(out)
+		}
+		fmt.Fprintf(b, "| `%s.%s` | %s | %s | %s |\n", namespace, m.Name, m.Perm, strings.Join(params, ", "), result)
+	}
+	b.WriteString("\n")
+	for _, m := range list {
+		fmt.Fprintf(b, "- **%s**: %s\n", m.Name, m.Doc)
+	}
+}
+
+// fields are the exported JSON fields of t, those of embedded rows included.
+func fields(t reflect.Type) (list []reflect.StructField) {
+	for _, f := range reflect.VisibleFields(t) {
+		if f.Tag.Get("json") != "" {
+			list = append(list, f)
 		}
 	}
+	return list
 }
 
 // typeList collects the structs that a reader has to know, in order of use.
@@ -131,6 +182,16 @@ func (l *typeList) name(t reflect.Type) string {
 		return "time"
 	case t == reflect.TypeFor[[]byte]():
 		return "base64"
+	case t == reflect.TypeFor[address.Address]():
+		return "address"
+	case t == reflect.TypeFor[cid.Cid]():
+		return "cid"
+	case t == reflect.TypeFor[big.Int]():
+		return "attoFIL"
+	case t == reflect.TypeFor[paych.SignedVoucher]():
+		return "[voucher](protocol/voucher.md)"
+	case t == reflect.TypeFor[paych.ModVerifyParams]():
+		return "object"
 	}
 	switch t.Kind() {
 	case reflect.Pointer:

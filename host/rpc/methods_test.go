@@ -16,9 +16,26 @@ var update = flag.Bool("update", false, "write testdata anew")
 // Server, client and list have the same methods with the same types.
 func TestMethodList(t *testing.T) {
 	server, client := reflect.TypeFor[*api](), reflect.TypeFor[Client]()
-	var names []string
+	checkServed(t, Methods, server)
 	for _, m := range Methods {
-		names = append(names, m.Name)
+		field, ok := client.FieldByName(m.Name)
+		if !ok {
+			t.Errorf("%s is not in the client", m.Name)
+			continue
+		}
+		if served := reflect.ValueOf(&api{}).MethodByName(m.Name); served.IsValid() && field.Type != served.Type() {
+			t.Errorf("%s: client has %s, server %s", m.Name, field.Type, served.Type())
+		}
+	}
+	if client.NumField() != len(Methods) {
+		t.Errorf("%d listed, %d in the client", len(Methods), client.NumField())
+	}
+	checkServed(t, LotusMethods, reflect.TypeFor[*lotusAPI]())
+}
+
+func checkServed(t *testing.T, list []Method, server reflect.Type) {
+	t.Helper()
+	for _, m := range list {
 		if !slices.Contains(AllPerms, m.Perm) || m.Doc == "" {
 			t.Errorf("%s has no permission or doc", m.Name)
 		}
@@ -30,17 +47,9 @@ func TestMethodList(t *testing.T) {
 		if got := fn.Type.NumIn() - 2; got != len(m.Params) {
 			t.Errorf("%s has %d parameters, the list says %d", m.Name, got, len(m.Params))
 		}
-		field, ok := client.FieldByName(m.Name)
-		if !ok {
-			t.Errorf("%s is not in the client", m.Name)
-			continue
-		}
-		if field.Type != reflect.ValueOf(&api{}).MethodByName(m.Name).Type() {
-			t.Errorf("%s: client has %s, server %s", m.Name, field.Type, fn.Type)
-		}
 	}
-	if server.NumMethod() != len(names) || client.NumField() != len(names) {
-		t.Errorf("%d listed, %d served, %d in the client", len(names), server.NumMethod(), client.NumField())
+	if server.NumMethod() != len(list) {
+		t.Errorf("%d listed, %d served", len(list), server.NumMethod())
 	}
 }
 
@@ -58,6 +67,9 @@ func TestCodesAreStable(t *testing.T) {
 	}
 	if got := CodeOverThreshold; got != 43 || got.Name() != "over_threshold" {
 		t.Errorf("over_threshold is %d", got)
+	}
+	if CodeNoChain != 300 || CodeShortfall != 314 || CodeCollected != 341 || CodeChainBusy != 349 {
+		t.Errorf("codes of channels moved: %d %d %d %d", CodeNoChain, CodeShortfall, CodeCollected, CodeChainBusy)
 	}
 }
 
@@ -80,6 +92,17 @@ func TestRowKeys(t *testing.T) {
 		StorePage{Messages: []Message{{PubsubTopic: "x"}}},
 		EventBatch{Events: []Event{{Time: now, Fields: map[string]any{"serial": 1}}}},
 		ImportSession{},
+		ChannelRow{SettlingTime: &now, Result: &ChannelResult{}, Operations: []MessageRow{{Since: now, Deadline: now}}},
+		VoucherRow{VoucherInfo: VoucherInfo{Merges: []VoucherMerge{{}}, Extra: &VoucherExtra{}}},
+		VoucherResult{},
+		VoucherSpec{},
+		VoucherAdded{},
+		Spendable{},
+		Reservation{},
+		Lane{},
+		MessageWait{Message: MessageRow{Since: now, Deadline: now}},
+		WalletRow{},
+		Details{"1", "2", "3", "4", "5", 6, 7, "8", "9", 10},
 		Done{},
 	} {
 		data, err := json.MarshalIndent(row, "", "  ")

@@ -105,10 +105,12 @@ func NewServer(node Node, key Secret, cfg Config) (*Server, error) {
 	}
 	inner := jsonrpc.NewServer(jsonrpc.WithServerErrors(wireErrors()), jsonrpc.WithMaxRequestSize(maxBody))
 	ctx, stop := context.WithCancel(context.Background())
-	inner.Register(Namespace, &api{
+	a := &api{
 		stop: ctx, node: node, log: cfg.Logger, timeout: callTimeout,
-		imports: newImportSet(), waiting: make(chan struct{}, maxWaiting),
-	})
+		imports: newImportSet(), waiting: make(chan struct{}, maxWaiting), chainWaits: make(chan struct{}, maxChainWaits),
+	}
+	inner.Register(Namespace, a)
+	inner.Register(LotusNamespace, &lotusAPI{a})
 	g := &guard{
 		key: key, log: cfg.Logger, next: inner, bodyTimeout: cfg.BodyTimeout,
 		hosts: slices.Clone(cfg.Hosts), origins: slices.Clone(cfg.Origins), slots: make(chan struct{}, maxCalls),

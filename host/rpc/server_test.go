@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/filecoin-project/go-state-types/big"
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
@@ -485,21 +486,32 @@ func TestShutdownEndsCallsThatWait(t *testing.T) {
 func TestPermissionOfEachMethod(t *testing.T) {
 	node := newFakeNode()
 	addr := serve(t, node, Config{})
-	for _, m := range Methods {
-		for _, p := range AllPerms {
-			c := dial(t, addr, token(t, p))
-			fn := reflect.ValueOf(*c).FieldByName(m.Name)
+	checkPermissions(t, Methods, func(tok Secret) any { return *dial(t, addr, tok) })
+	checkPermissions(t, LotusMethods, func(tok Secret) any { return *dialLotus(t, addr, tok) })
+	none := dial(t, addr, token(t))
+	if _, err := none.Status(t.Context()); Explain(err).Code != CodePermission {
+		t.Errorf("a token that grants nothing: %v", err)
+	}
+}
+
+func checkPermissions(t *testing.T, list []Method, dial func(tok Secret) any) {
+	t.Helper()
+	for _, p := range AllPerms {
+		client := reflect.ValueOf(dial(token(t, p)))
+		for _, m := range list {
+			fn := client.FieldByName(m.Name)
 			args := []reflect.Value{reflect.ValueOf(t.Context())}
 			for i := 1; i < fn.Type().NumIn(); i++ {
-				switch v := reflect.New(fn.Type().In(i)).Elem(); v.Kind() {
-				case reflect.String:
-					args = append(args, reflect.ValueOf(testPeer))
-				case reflect.Struct:
+				v := reflect.New(fn.Type().In(i)).Elem()
+				switch v.Type() {
+				case reflect.TypeFor[string]():
+					v.SetString(testPeer)
+				case reflect.TypeFor[StoreQuery]():
 					v.FieldByName("PageSize").SetInt(1)
-					args = append(args, v)
-				default:
-					args = append(args, v)
+				case reflect.TypeFor[big.Int]():
+					v.Set(reflect.ValueOf(big.Zero()))
 				}
+				args = append(args, v)
 			}
 			out := fn.Call(args)
 			err, _ := out[len(out)-1].Interface().(error)
@@ -512,10 +524,6 @@ func TestPermissionOfEachMethod(t *testing.T) {
 				t.Errorf("%s: the error does not name the permission: %v", m.Name, err)
 			}
 		}
-	}
-	none := dial(t, addr, token(t))
-	if _, err := none.Status(t.Context()); Explain(err).Code != CodePermission {
-		t.Errorf("a token that grants nothing: %v", err)
 	}
 }
 
