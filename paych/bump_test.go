@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/filecoin-project/go-address"
 
@@ -219,5 +220,35 @@ func TestCrashWhileMessagesAreStuck(t *testing.T) {
 			topUp(r, 150)
 			judge(r, 150)
 		})
+	})
+}
+
+// A message whose nonce was gone before a node took it does not hold up the others
+// of its sender until that is final.
+func TestLostNonceFreesTheTurn(t *testing.T) {
+	inTown(t, func(w *town) {
+		p := w.payer
+		ch, other := w.open(100), w.open(100)
+		first := true
+		w.chain.OnPublish(func(int, *paych.SignedMessage) (bool, error) {
+			if first {
+				first = false
+				w.chain.Steal(p.key)
+				w.chain.Mine(1)
+			}
+			return true, nil
+		})
+		id, err := p.PaychAddFunds(w.ctx, ch, atto(1))
+		if !errors.Is(err, paych.ErrNonceTaken) || !id.Defined() {
+			t.Errorf("%v %v", id, err)
+		}
+		ctx, cancel := context.WithTimeout(w.ctx, 100*time.Millisecond)
+		defer cancel()
+		if _, err := p.PaychAddFunds(ctx, other, atto(1)); err != nil {
+			t.Error(err)
+		}
+		if _, err := p.PaychWaitReady(w.ctx, id); !errors.Is(err, paych.ErrTopUpFailed) {
+			t.Error(err)
+		}
 	})
 }

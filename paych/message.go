@@ -529,7 +529,11 @@ func (m *Manager) deliver(o *outgoing) {
 	for try := 0; ; try++ {
 		a.mu.Lock()
 		signed := o.msg.signed // a higher fee may have been offered meanwhile
+		booked := o.msg.state.final()
 		a.mu.Unlock()
+		if booked {
+			break // its bytes are gone
+		}
 		ctx, cancel := m.call(m.ctx)
 		err := m.chain.Publish(ctx, &signed)
 		cancel()
@@ -541,9 +545,11 @@ func (m *Manager) deliver(o *outgoing) {
 			o.msg.state = messagePublished
 			m.note(o)
 		}
-		if err != nil {
+		switch {
+		case o.msg.state.final(): // by its receipt, which says how
+		case err != nil:
 			o.err = fmt.Errorf("paych: publish: %w", err)
-		} else if !o.end {
+		default:
 			o.err = nil
 		}
 		a.mu.Unlock()
