@@ -15,6 +15,8 @@ import (
 type Cover struct {
 	// Deep is on the state of the chain at its finality, Head on the newest.
 	Deep, Head big.Int
+	// Redeemed is the part of Head that is on the chain already.
+	Redeemed big.Int
 	// DeepHeight and HeadHeight are the epochs of these states.
 	DeepHeight, HeadHeight abi.ChainEpoch
 	// HeadAge is how long ago the chain last told of a head. Where that is many
@@ -46,10 +48,13 @@ func (l *Lane) firm(v *LaneView, at abi.ChainEpoch) big.Int {
 // cover is the Cover of a lane.
 func (c *Channel) cover(id uint64) Cover {
 	l := c.peek(id)
-	cov := Cover{Deep: l.Deep.Redeemed, Head: l.Head.Redeemed, DeepHeight: c.Deep.Height, HeadHeight: c.Head.Height}
+	cov := Cover{
+		Deep: l.Deep.Redeemed, Head: l.Head.Redeemed, Redeemed: l.Head.Redeemed,
+		DeepHeight: c.Deep.Height, HeadHeight: c.Head.Height,
+	}
 	if c.Phase == PhaseCollected {
 		if f := c.Final; f != nil {
-			cov.Head, cov.HeadHeight = f.lane(id), f.Height
+			cov.Head, cov.Redeemed, cov.HeadHeight = f.lane(id), f.lane(id), f.Height
 		}
 		if c.Buried {
 			cov.Deep, cov.DeepHeight = cov.Head, cov.HeadHeight
@@ -66,7 +71,7 @@ func (c *Channel) cover(id uint64) Cover {
 
 // covered is the cover of all lanes.
 func (c *Channel) covered() Cover {
-	cov := Cover{Deep: c.Deep.ToSend, Head: c.Head.ToSend, DeepHeight: c.Deep.Height, HeadHeight: c.Head.Height}
+	cov := Cover{Deep: c.Deep.ToSend, Head: c.Head.ToSend, Redeemed: c.Head.ToSend, DeepHeight: c.Deep.Height, HeadHeight: c.Head.Height}
 	if c.firmHead.covers(&c.Head) {
 		cov.Head = big.Add(cov.Head, c.firmHead.sum)
 	}

@@ -694,6 +694,20 @@ func (m *Manager) PaychCreateSpec(ctx context.Context, s CreateSpec) (cid.Cid, e
 	return m.PaychCreateSpec(ctx, s)
 }
 
+// PaychTagged returns the message that created a tag's channel, or is about to;
+// the tag of a collected channel has none.
+func (m *Manager) PaychTagged(tag string) (cid.Cid, bool) {
+	m.mu.Lock()
+	a := m.byTag[tag]
+	m.mu.Unlock()
+	if a == nil || tag == "" {
+		return cid.Undef, false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.ch.Created, a.ch.Created.Defined()
+}
+
 // created returns the message that made the tag's channel.
 func (m *Manager) created(ctx context.Context, a *account, from, to address.Address) (cid.Cid, error) {
 	a.mu.Lock()
@@ -903,6 +917,8 @@ type ChannelInfo struct {
 	Lanes       int
 	Vouchers    uint64
 	Final       *Final
+	// Buried: the channel was collected, and no reorganisation brings it back.
+	Buried bool
 	// Created, Settled and Collected are our own messages, or nil.
 	Created, Settled, Collected *cid.Cid
 	// Pending are our messages without a receipt, by nonce. LastError is why the
@@ -937,7 +953,7 @@ func (m *Manager) info(a *account) ChannelInfo {
 	defer a.mu.Unlock()
 	c := a.ch
 	info := ChannelInfo{
-		PaychStatus: *a.status(), Phase: c.Phase, Tag: c.Tag, Owned: c.Owned, SettlingAt: c.Head.SettlingAt,
+		PaychStatus: *a.status(), Phase: c.Phase, Tag: c.Tag, Owned: c.Owned, SettlingAt: c.Head.SettlingAt, Buried: c.Buried,
 		Funds: c.Funds(), Lanes: len(c.Lanes), Vouchers: c.Vouchers,
 		Created: cidOf(c.Created), Settled: cidOf(c.Settled), Collected: cidOf(c.Collected),
 	}

@@ -84,6 +84,15 @@ func (m *Manager) peek(ctx context.Context, a *account) error {
 	return m.lookAt(ctx, a)
 }
 
+// PaychLook brings the view of a channel up to the head of the chain.
+func (m *Manager) PaychLook(ctx context.Context, ch address.Address) error {
+	a, err := m.account(ctx, ch)
+	if err != nil {
+		return err
+	}
+	return m.peek(ctx, a)
+}
+
 // PaychCover tells what our best voucher of a lane of an inbound channel would
 // pay, on the chain's state at its finality and at its head. It answers from
 // memory, and asks the chain where the last look is older than the watcher lets it
