@@ -79,6 +79,8 @@ const (
 	NoticeBlocked        NoticeKind = "blocked"
 	NoticeSkew           NoticeKind = "skew"
 	NoticeEvidence       NoticeKind = "evidence"
+	NoticeUncovered      NoticeKind = "uncovered"
+	NoticeFinal          NoticeKind = "final"
 )
 
 // Notice is one event that an operator may want to see.

@@ -93,6 +93,14 @@ const (
 	EvPacketCommit
 	// EvPacketRelease: the packet of Units was rejected.
 	EvPacketRelease
+	// EvCover: the chain would pay what we credited up to Covered now.
+	EvCover
+	// EvFinal: the channel behind the cheques of one direction is gone for good,
+	// and Cumulative is what it really paid, with all that was paid before it.
+	// Dir Serve: the peer's cheques to us; Consume: ours.
+	EvFinal
+	// EvRetry: what an open settlement waited for is there.
+	EvRetry
 )
 
 // Terms is what a peer told in its handshake.
@@ -121,6 +129,9 @@ type Totals struct {
 	SeenServed, SeenConsumed tally.Amount
 	// AtRest: the teller had nothing in flight.
 	AtRest bool
+	// Uncovered is the part of Received that lost its backing on the chain. The
+	// teller serves nothing on credit until it is covered again.
+	Uncovered tally.Amount
 }
 
 // Event is one input of Ledger.Step. It is a plain value so that the message

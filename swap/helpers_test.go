@@ -472,7 +472,8 @@ type vault struct {
 
 var _ Settler = (*vault)(nil)
 
-func (v *vault) Issue(_ context.Context, p peer.ID, cumulative tally.Amount) (Backing, error) {
+func (v *vault) Issue(_ context.Context, p peer.ID, c Claim) (Backing, error) {
+	cumulative := c.Cumulative
 	if v.before != nil {
 		if err := v.before(p, cumulative); err != nil {
 			return nil, err
@@ -484,7 +485,8 @@ func (v *vault) Issue(_ context.Context, p peer.ID, cumulative tally.Amount) (Ba
 	return ThresholdBytes(cumulative), nil
 }
 
-func (v *vault) Accept(_ context.Context, p peer.ID, cumulative tally.Amount, backing Backing) (tally.Amount, error) {
+func (v *vault) Accept(_ context.Context, p peer.ID, c Claim, backing Backing) (tally.Amount, error) {
+	cumulative := c.Cumulative
 	covered, err := ClampThreshold(backing)
 	if err != nil {
 		return 0, err

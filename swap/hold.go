@@ -141,7 +141,7 @@ func (b *Book) TryReserve(ctx context.Context, p peer.ID, service string, dir Di
 // refusal starts. A *RefusedError names the figures.
 func (b *Book) Reserve(ctx context.Context, p peer.ID, service string, dir Direction, units tally.Amount) (Hold, error) {
 	h, mustSave, err := b.tryReserve(p, service, dir, units)
-	if err != nil && dir == Consume && waitable(err) {
+	if err != nil && dir == Consume && b.waitable(err) {
 		h, mustSave, err = b.waitReserve(ctx, p, service, units)
 	}
 	if err != nil {
@@ -150,8 +150,12 @@ func (b *Book) Reserve(ctx context.Context, p peer.ID, service string, dir Direc
 	return b.finishReserve(ctx, p, h, mustSave)
 }
 
-// waitable reports refusals that time may mend.
-func waitable(err error) bool {
+// waitable reports refusals that time may mend. In hard mode a refused cheque is
+// one: its channel is topped up, and the same bytes are sent again.
+func (b *Book) waitable(err error) bool {
+	if b.policy.Mode == ModeHard && errors.Is(err, ErrPaymentRefused) {
+		return true
+	}
 	return errors.Is(err, ErrOverThreshold) || errors.Is(err, ErrNoSession) || errors.Is(err, ErrTooManyHolds)
 }
 
@@ -186,7 +190,7 @@ func (b *Book) waitReserve(ctx context.Context, p peer.ID, service string, units
 		}
 		// The room may have come between the refusal and the wait.
 		h, mustSave, refused := b.tryReserve(p, service, Consume, units)
-		if refused == nil || !waitable(refused) || b.live.Load() >= maxHolds {
+		if refused == nil || !b.waitable(refused) || b.live.Load() >= maxHolds {
 			b.unwait(p)
 			return h, mustSave, refused // holds of others wake nobody here
 		}

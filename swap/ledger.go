@@ -71,6 +71,11 @@ var (
 	ErrBadAck = errors.New("swap: ack does not fit our cheque")
 	// ErrUnbacked: hard mode takes no cheque without backing.
 	ErrUnbacked = errors.New("swap: cheque has no backing")
+	// ErrUncovered: the chain would pay nothing more for a cheque than for those
+	// before it, or no longer pays for those that were credited.
+	ErrUncovered = errors.New("swap: cheques are not covered on the chain")
+	// ErrBacking: the backing of a cheque is not for this peer, channel or amount.
+	ErrBacking = errors.New("swap: backing is not acceptable")
 	// ErrPeerMode: the peer's mode does not take what ours would send.
 	ErrPeerMode = errors.New("swap: peer is not in hard mode")
 	// ErrInFlight: work is in flight, so that the books cannot be compared.
@@ -245,6 +250,12 @@ func (l *Ledger) Step(now Instant, ev *Event) ([]Effect, error) {
 		return l.commitPacket(now, ev.Dir, ev.Units)
 	case EvPacketRelease:
 		return nil, l.releasePacket(ev.Dir, ev.Units)
+	case EvCover:
+		return l.cover(ev.Covered), nil
+	case EvFinal:
+		return l.final(ev)
+	case EvRetry:
+		return l.retry(now), nil
 	default:
 		return nil, fmt.Errorf("%w: kind %d", ErrUnexpected, ev.Kind)
 	}
@@ -261,7 +272,7 @@ func (l *Ledger) Balance() tally.Balance {
 // was forgiven stays in it: it is lost already, but without it each new identity
 // would have W forgiven, and the credit that strangers share would never end.
 func (l *Ledger) Exposure() tally.Amount {
-	exposure := l.Balance().Owed() + l.shadow + l.packetsIn + (l.received - l.covered)
+	exposure := l.Balance().Owed() + l.shadow + l.packetsIn + l.uncovered()
 	if l.Stranger() {
 		exposure += l.forgiven
 	}
@@ -280,8 +291,25 @@ func (l *Ledger) HeadroomServe(now Instant) tally.Amount {
 	if l.blocked(now) {
 		return 0
 	}
-	room := headroom(l.serveLimit(), l.claim(), l.shadow+l.packetsIn)
-	return min(room, l.policy.MaxExposure.SaturatingSub(l.Exposure()))
+	return min(l.roomToServe(), l.policy.MaxExposure.SaturatingSub(l.Exposure()))
+}
+
+// roomToServe is what the peer's tab leaves before a limit is reached. What we
+// credited and the chain would not pay takes room like work in flight.
+func (l *Ledger) roomToServe() tally.Amount {
+	return headroom(l.serveLimit(), l.claim(), l.shadow+l.packetsIn+l.uncovered())
+}
+
+// noRoom says why there is none.
+func (l *Ledger) noRoom() error {
+	switch {
+	case l.uncovered() != 0:
+		return ErrUncovered
+	case l.serveLimit() == 0:
+		return ErrSkew
+	default:
+		return ErrOverThreshold
+	}
 }
 
 // HeadroomConsume is how many units we may still take from the peer.
@@ -310,10 +338,13 @@ func headroom(limit tally.Amount, balance tally.Balance, inFlight tally.Amount) 
 // to what we may consume.
 func (l *Ledger) credit() tally.Amount { return l.owed.Owed() + l.prepaidToPeer }
 
+// uncovered is what we credited and the chain would not pay now.
+func (l *Ledger) uncovered() tally.Amount { return l.received - l.covered }
+
 // serveLimit is the debt up to which we serve: nothing on credit while the
-// books differ.
+// books differ, or while cheques are not covered.
 func (l *Ledger) serveLimit() tally.Amount {
-	if l.flags&flagSkewed != 0 {
+	if l.flags&flagSkewed != 0 || l.uncovered() != 0 {
 		return 0
 	}
 	return l.policy.DisconnectThreshold
@@ -336,17 +367,13 @@ func (l *Ledger) reserve(now Instant, dir Direction, n tally.Amount) error {
 
 func (l *Ledger) reserveServe(now Instant, n tally.Amount) error {
 	if l.policy.Mode != ModeSoft {
-		limit := l.serveLimit()
 		switch {
 		case l.blocked(now):
 			return ErrBlocked
 		case n > l.policy.DisconnectThreshold+l.claim().Debt():
 			return ErrTooLarge
-		case n > headroom(limit, l.claim(), l.shadow+l.packetsIn):
-			if limit == 0 {
-				return ErrSkew
-			}
-			return ErrOverThreshold
+		case n > l.roomToServe():
+			return l.noRoom()
 		case l.Exposure()+n > l.policy.MaxExposure:
 			return ErrExposure
 		}

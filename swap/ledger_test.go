@@ -221,7 +221,7 @@ var eventNames = map[EventKind]string{
 	EvReserve: "reserve", EvCommit: "commit", EvRelease: "release", EvSession: "session", EvSessionEnd: "session-end",
 	EvTick: "tick", EvSettle: "settle", EvIssued: "issued", EvIssueFailed: "issue-failed", EvAck: "ack", EvRefused: "refused",
 	EvCheque: "cheque", EvKarma: "karma", EvStatement: "statement", EvAdoptSent: "adopt-sent", EvAdoptReceived: "adopt-received",
-	EvResolve: "resolve", EvDenied: "denied", EvTold: "told",
+	EvResolve: "resolve", EvDenied: "denied", EvTold: "told", EvCover: "cover", EvFinal: "final", EvRetry: "retry",
 	EvPacketHold: "packet-hold", EvPacketKeep: "packet-keep", EvPacketCommit: "packet-commit", EvPacketRelease: "packet-release",
 }
 
@@ -295,11 +295,24 @@ func TestReserveServe(t *testing.T) {
 		{"our debt is served while the books differ", Policy{}, func(x *tab) { x.native(); x.consume(5); x.l.flags |= flagSkewed }, 5, nil},
 		{"exposure cap", Policy{MaxExposure: 130}, func(x *tab) { x.native(); x.consume(80) }, 131, ErrExposure},
 		{"exposure cap to the unit", Policy{MaxExposure: 130}, func(x *tab) { x.native(); x.consume(80) }, 130, nil},
-		{"uncovered money counts as exposure", Policy{MaxExposure: 130}, func(x *tab) {
+		{"no credit while cheques are not covered", Policy{Mode: ModeHard}, func(x *tab) {
 			x.serve(100)
 			x.do(Event{Kind: EvCheque, Serial: 1, Cumulative: 100, Covered: 100})
-			x.l.covered = 90
-		}, 121, ErrExposure},
+			x.do(Event{Kind: EvCover, Covered: 90})
+		}, 1, ErrUncovered},
+		{"what is covered and prepaid is served", Policy{Mode: ModeHard}, func(x *tab) {
+			x.do(Event{Kind: EvCheque, Serial: 1, Cumulative: 100, Covered: 100})
+			x.do(Event{Kind: EvCover, Covered: 90})
+		}, 90, nil},
+		{"what is prepaid and not covered is not", Policy{Mode: ModeHard}, func(x *tab) {
+			x.do(Event{Kind: EvCheque, Serial: 1, Cumulative: 100, Covered: 100})
+			x.do(Event{Kind: EvCover, Covered: 90})
+		}, 91, ErrUncovered},
+		{"cover that came back is credit again", Policy{Mode: ModeHard}, func(x *tab) {
+			x.do(Event{Kind: EvCheque, Serial: 1, Cumulative: 100, Covered: 100})
+			x.do(Event{Kind: EvCover, Covered: 90})
+			x.do(Event{Kind: EvCover, Covered: 5000})
+		}, 225, nil},
 		{"blocked", Policy{}, func(x *tab) { x.l.blockedUntil = x.now.Add(1) }, 1, ErrBlocked},
 		{"no longer blocked", Policy{}, func(x *tab) { x.l.blockedUntil = x.now }, 1, nil},
 		{"soft refuses nothing", Policy{Mode: ModeSoft}, func(x *tab) { x.serve(1000); x.l.blockedUntil = x.now.Add(1) }, 1 << 50, nil},
@@ -889,7 +902,7 @@ const eventBytes = 12
 // tab as often as at random, or nothing would ever fit.
 func parseEvent(b []byte, l *Ledger) (Event, time.Duration) {
 	ev := Event{
-		Kind: EventKind(b[0]%25) + 1, // one beyond the last kind
+		Kind: EventKind(b[0]%28) + 1, // one beyond the last kind
 		Dir:  Direction(b[1]&1) + Serve,
 		Lost: b[1]&2 != 0, Again: b[1]&4 != 0,
 		Units: amountFrom(b[2:4], l.policy.PaymentThreshold),
@@ -954,7 +967,7 @@ func amountFrom(b []byte, near tally.Amount) tally.Amount {
 func FuzzLedgerStep(f *testing.F) {
 	f.Add([]byte{1})
 	var settle []byte
-	for _, k := range []EventKind{EvSession, EvReserve, EvCommit, EvSettle, EvIssued, EvAck, EvCheque, EvStatement, EvTick, EvAdoptSent, EvResolve} {
+	for _, k := range []EventKind{EvSession, EvReserve, EvCommit, EvSettle, EvIssued, EvAck, EvCheque, EvStatement, EvTick, EvAdoptSent, EvResolve, EvCover, EvFinal, EvRetry} {
 		raw := make([]byte, eventBytes)
 		raw[0], raw[1], raw[3], raw[10] = byte(k)-1, 1|16, 100, 2|4
 		settle = append(settle, raw...)

@@ -10,8 +10,8 @@ import (
 type Handshake struct {
 	Realm
 	Terms
-	// PayoutAddress is where hard mode pays; empty without a chain.
-	PayoutAddress string
+	// Payout is where the teller is paid; its address is empty without a chain.
+	Payout Payout
 	// Totals are the teller's first statement of the session.
 	Totals Totals
 	// Recovery: what the teller last sent and last accepted, each in full, so
@@ -46,13 +46,18 @@ const (
 	RefusalUnsupported
 	// RefusalInternal: our store failed; the same cheque may come again later.
 	RefusalInternal
+	// RefusalBacking: the backing is not for this peer, channel or amount.
+	RefusalBacking
+	// RefusalPayout: the payout address is not bound to the peer.
+	RefusalPayout
 )
 
 // String names the code as `tally` shows it.
 func (c RefusalCode) String() string {
 	names := [...]string{
 		"unknown reason", "bad signature", "wrong beneficiary", "other network or asset", "older than the last cheque",
-		"no backing", "backing covers nothing", "malformed", "not supported", "the peer's store failed",
+		"no backing", "the channel does not cover it", "malformed", "not supported", "the peer cannot check it now",
+		"the backing is not acceptable", "payout address is not bound to the peer",
 	}
 	if int(c) < len(names) {
 		return names[c]

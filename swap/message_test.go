@@ -87,14 +87,14 @@ func FuzzClampThreshold(f *testing.F) {
 func TestRefusalCodes(t *testing.T) {
 	for code, want := range map[RefusalCode]string{
 		0: "unknown reason", 1: "bad signature", 2: "wrong beneficiary", 3: "other network or asset", 4: "older than the last cheque",
-		5: "no backing", 6: "backing covers nothing", 7: "malformed", 8: "not supported", 9: "the peer's store failed",
-		10: "unknown reason", 1 << 31: "unknown reason",
+		5: "no backing", 6: "the channel does not cover it", 7: "malformed", 8: "not supported", 9: "the peer cannot check it now",
+		10: "the backing is not acceptable", 11: "payout address is not bound to the peer", 12: "unknown reason", 1 << 31: "unknown reason",
 	} {
 		if got := code.String(); got != want {
 			t.Errorf("%d: %q, want %q", code, got, want)
 		}
 	}
-	if RefusalInternal != 9 {
+	if RefusalInternal != 9 || RefusalPayout != 11 {
 		t.Error("a code moved")
 	}
 }

@@ -330,7 +330,7 @@ func (w *pair) receive(s *side, m pairMsg) {
 				w.fatal("%s: two cheques with serial %d: %+v and %+v", s.name, m.serial, s.chequeGot, m)
 			}
 			w.send(s, s.ackGiven)
-		case errors.Is(err, ErrUnbacked):
+		case errors.Is(err, ErrUncovered):
 			w.send(s, pairMsg{kind: refusalMsg, serial: m.serial})
 		case errors.Is(err, ErrStale):
 		case err != nil:

@@ -20,16 +20,15 @@ func (l *Ledger) holdPacket(now Instant, dir Direction, n tally.Amount) error {
 		return ErrTooLarge
 	}
 	if dir == Serve {
-		limit := l.serveLimit()
 		switch {
 		case l.blocked(now):
 			return ErrBlocked
-		case limit == 0 && n > l.HeadroomPacket(now, dir):
-			return ErrSkew
+		case l.serveLimit() == 0 && n > l.HeadroomPacket(now, dir):
+			return l.noRoom()
 		case n > l.policy.DisconnectThreshold+l.claim().Debt():
 			return ErrTooLarge
-		case n > headroom(limit, l.claim(), l.shadow+l.packetsIn):
-			return ErrOverThreshold
+		case n > l.roomToServe():
+			return l.noRoom()
 		case n > l.HeadroomPacket(now, dir):
 			return ErrExposure
 		}
@@ -66,8 +65,7 @@ func (l *Ledger) HeadroomPacket(now Instant, dir Direction) tally.Amount {
 		if l.blocked(now) {
 			return 0
 		}
-		room := headroom(l.serveLimit(), l.claim(), l.shadow+l.packetsIn)
-		return min(room, l.policy.MaxExposure.SaturatingSub(l.Exposure()), maxPacketUnits)
+		return min(l.roomToServe(), l.policy.MaxExposure.SaturatingSub(l.Exposure()), maxPacketUnits)
 	}
 	if l.flags&flagReady == 0 || l.settle == settleRefused {
 		return 0

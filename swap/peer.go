@@ -13,8 +13,12 @@ import (
 
 // Hello returns our handshake for p: terms, first statement, and what p may need
 // to recover what it lost.
-func (b *Book) Hello(_ context.Context, p peer.ID) (*Handshake, error) {
+func (b *Book) Hello(ctx context.Context, p peer.ID) (*Handshake, error) {
 	if err := b.usable(); err != nil {
+		return nil, err
+	}
+	payout, err := b.payoutFor(ctx, p)
+	if err != nil {
 		return nil, err
 	}
 	s, a, err := b.lock(p)
@@ -27,8 +31,8 @@ func (b *Book) Hello(_ context.Context, p peer.ID) (*Handshake, error) {
 			PaymentThreshold: b.policy.PaymentThreshold, DisconnectThreshold: b.policy.DisconnectThreshold,
 			Mode: b.policy.Mode, Native: true,
 		},
-		PayoutAddress: b.cfg.PayoutAddress,
-		Totals:        a.ledger.Totals(0, 0),
+		Payout: payout,
+		Totals: a.ledger.Totals(0, 0),
 	}
 	hasCheques := a.ledger.sentSerial|a.ledger.receivedSerial != 0
 	s.mu.Unlock()
@@ -70,6 +74,9 @@ func (b *Book) BeginSession(ctx context.Context, p peer.ID, h *Handshake, native
 		if h.Realm != b.cfg.Realm {
 			return fmt.Errorf("%w: the peer keeps tabs in %q on %q, we in %q on %q",
 				ErrNetwork, h.Asset, h.Network, b.cfg.Realm.Asset, b.cfg.Realm.Network)
+		}
+		if err := b.bindPayout(ctx, p, h); err != nil {
+			return err
 		}
 		if err := b.recover(ctx, p, h); err != nil {
 			return err
@@ -113,7 +120,7 @@ func (b *Book) startSession(p peer.ID, h *Handshake, terms *Terms) ([]Effect, er
 	if err != nil {
 		return nil, err
 	}
-	a.session = &session{native: terms.Native, payout: h.PayoutAddress}
+	a.session = &session{native: terms.Native, payout: h.Payout.Address}
 	if terms.Native {
 		a.session.told, a.session.heard = h.Totals, true
 	}
@@ -205,6 +212,9 @@ func RefusalFor(err error) RefusalCode {
 		{ErrStale, RefusalStale},
 		{ErrLowerCumulative, RefusalStale},
 		{ErrUnbacked, RefusalUnbacked},
+		{ErrUncovered, RefusalUncovered},
+		{ErrBacking, RefusalBacking},
+		{ErrPayout, RefusalPayout},
 		{ErrMalformed, RefusalMalformed},
 		{tally.ErrOverflow, RefusalMalformed},
 	} {
@@ -240,6 +250,9 @@ func (b *Book) receiveStatement(ctx context.Context, p peer.ID, m *Statement) er
 	}
 	wasSkewed := a.ledger.flags&flagSkewed != 0
 	s.mu.Unlock()
+	if ps, ok := b.cfg.Settler.(PayoutSettler); ok && m.Uncovered != 0 {
+		b.spawn(func() { ps.TopUp(b.ctx, p) }) // ends with b.ctx at the latest
+	}
 	ev := Event{Kind: EvStatement, Totals: &m.Totals}
 	var skew tally.Balance
 	fx, err := b.transact(p, &ev, nil)
@@ -336,7 +349,7 @@ func (b *Book) disconnect(p peer.ID) {
 // signature: our own for what we forgot, the peer's for what it accepted.
 func (b *Book) recover(ctx context.Context, p peer.ID, h *Handshake) error {
 	if c := h.ChequeReceived; c != nil {
-		if err := b.adoptSent(p, c); err != nil {
+		if err := b.adoptSent(ctx, p, c); err != nil {
 			return fmt.Errorf("last cheque that the peer received: %w", err)
 		}
 	}
@@ -352,8 +365,10 @@ func (b *Book) recover(ctx context.Context, p peer.ID, h *Handshake) error {
 	}
 	if c := h.ChequeSent; c != nil {
 		err := b.receiveCheque(ctx, p, c)
+		var backing *BackingError
 		switch {
-		case errors.Is(err, ErrStale), errors.Is(err, ErrLowerCumulative), errors.Is(err, ErrUnbacked):
+		case errors.Is(err, ErrStale), errors.Is(err, ErrLowerCumulative), errors.Is(err, ErrUnbacked),
+			errors.Is(err, ErrUncovered), errors.As(err, &backing):
 			b.sendRefusal(ctx, p, c.Serial, err)
 		case err != nil:
 			return fmt.Errorf("last cheque that the peer sent: %w", err)
@@ -363,7 +378,7 @@ func (b *Book) recover(ctx context.Context, p peer.ID, h *Handshake) error {
 }
 
 // adoptSent takes over a cheque of ours that we no longer have.
-func (b *Book) adoptSent(p peer.ID, c *Cheque) error {
+func (b *Book) adoptSent(ctx context.Context, p peer.ID, c *Cheque) error {
 	if err := c.Validate(b.self, p); err != nil {
 		return err
 	}
@@ -379,6 +394,13 @@ func (b *Book) adoptSent(p peer.ID, c *Cheque) error {
 	}
 	if err := b.verifyOwn(c.SigningBytes(b.cfg.Realm), c.Signature); err != nil {
 		return err
+	}
+	if s, ok := b.cfg.Settler.(PayoutSettler); ok && len(c.Backing) != 0 {
+		// First the voucher: a crash after it leaves nothing that the next session
+		// would not take over again.
+		if err := s.Restore(ctx, p, Claim{Cumulative: c.Cumulative}, c.Backing); err != nil {
+			return fmt.Errorf("take over the backing of cheque %d: %w", c.Serial, err)
+		}
 	}
 	ev := Event{
 		Kind: EvAdoptSent, Serial: c.Serial, Cumulative: c.Cumulative,

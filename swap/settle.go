@@ -107,7 +107,11 @@ func (b *Book) prepare(p peer.ID, serial uint64, cumulative tally.Amount) ([]Mes
 			return nil, err
 		}
 	}
-	backing, err := b.cfg.Settler.Issue(ctx, p, cumulative)
+	claim := Claim{Cumulative: cumulative}
+	if err := b.look(p, func(a *account) { claim.Credited = a.ledger.paid }); err != nil {
+		return nil, err
+	}
+	backing, err := b.cfg.Settler.Issue(ctx, p, claim)
 	if err != nil {
 		return nil, fmt.Errorf("back cheque %d: %w", serial, err)
 	}
@@ -244,9 +248,9 @@ func (b *Book) receiveCheque(ctx context.Context, p peer.ID, c *Cheque) error {
 	if err != nil {
 		return err
 	}
-	covered, err := b.cfg.Settler.Accept(ctx, p, c.Cumulative, c.Backing)
+	covered, err := b.acceptBacking(ctx, p, c)
 	if err != nil {
-		return fmt.Errorf("backing of cheque %d: %w", c.Serial, err)
+		return err
 	}
 	var ack *Ack
 	var credited tally.Amount
@@ -273,6 +277,9 @@ func (b *Book) receiveCheque(ctx context.Context, p peer.ID, c *Cheque) error {
 	b.stats.chequesReceived.Add(1)
 	b.cfg.Notify(Notice{Kind: NoticeChequeReceived, Peer: p, Serial: c.Serial, Amount: credited})
 	b.sendAck(ctx, p, ack)
+	if b.policy.Mode == ModeHard {
+		return b.Cover(p) // the chain may have moved since the settler was asked
+	}
 	return nil
 }
 
@@ -307,6 +314,35 @@ func (b *Book) ackAgain(ctx context.Context, p peer.ID, c *Cheque) error {
 	}
 	b.sendAck(ctx, p, ack)
 	return nil
+}
+
+// acceptBacking asks the settler what the cheque is worth. Of one that we hold
+// already the answer is not needed: it is acked again whatever became of its
+// channel, and the settler only gets what it may have lost.
+func (b *Book) acceptBacking(ctx context.Context, p peer.ID, c *Cheque) (tally.Amount, error) {
+	claim := Claim{Cumulative: c.Cumulative}
+	var last uint64
+	if err := b.look(p, func(a *account) { claim.Credited, last = a.ledger.received, a.ledger.receivedSerial }); err != nil {
+		return 0, err
+	}
+	if b.policy.Mode == ModeHard && len(c.Backing) == 0 {
+		return 0, ErrUnbacked
+	}
+	covered, err := b.cfg.Settler.Accept(ctx, p, claim, c.Backing)
+	if err == nil {
+		return covered, nil
+	}
+	if c.Serial == last {
+		held, getErr := b.getCheque(shelfChequeReceived, p)
+		if getErr != nil {
+			return 0, getErr
+		}
+		if held != nil && held.Hash(b.cfg.Realm) == c.Hash(b.cfg.Realm) {
+			b.log.Debug("backing of a cheque that we hold", "peer", p, "serial", c.Serial, "err", err)
+			return 0, nil
+		}
+	}
+	return 0, &BackingError{fmt.Errorf("cheque %d: %w", c.Serial, err)}
 }
 
 // equivocates keeps two different cheques with one serial as evidence. It

@@ -219,8 +219,8 @@ func (l *Ledger) cheque(ev *Event) ([]Effect, error) {
 		return nil, ErrLowerCumulative
 	case ev.Cumulative > maxLedgerAmount:
 		return nil, tally.ErrOverflow
-	case l.policy.Mode == ModeHard && ev.Covered == 0:
-		return nil, ErrUnbacked
+	case l.policy.Mode == ModeHard && ev.Covered <= l.received && ev.Cumulative > l.received:
+		return nil, ErrUncovered
 	}
 	l.receivedSerial = ev.Serial
 	l.accepted = max(l.accepted, ev.Cumulative)

@@ -523,7 +523,7 @@ func TestCheque(t *testing.T) {
 	t.Run("hard mode credits what is covered", func(t *testing.T) {
 		x := newTab(t, Policy{Mode: ModeHard})
 		x.serve(100)
-		x.refuses(ErrUnbacked, Event{Kind: EvCheque, Serial: 1, Cumulative: 100})
+		x.refuses(ErrUncovered, Event{Kind: EvCheque, Serial: 1, Cumulative: 100})
 		x.refuses(ErrUnbacked, Event{Kind: EvKarma, Units: 100})
 		x.do(Event{Kind: EvCheque, Serial: 1, Cumulative: 100, Covered: 60})
 		x.wantBalance(40)

@@ -9,7 +9,7 @@ func (l *Ledger) Totals(seenServed, seenConsumed tally.Amount) Totals {
 	return Totals{
 		Served: l.served, Consumed: l.consumed, Paid: l.paid, Received: l.received,
 		SeenServed: seenServed, SeenConsumed: seenConsumed,
-		AtRest: l.AtRest(),
+		AtRest: l.AtRest(), Uncovered: l.uncovered(),
 	}
 }
 

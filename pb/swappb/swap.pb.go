@@ -103,23 +103,29 @@ const (
 	RefusalCode_REFUSAL_MALFORMED RefusalCode = 7
 	// A kind of message that the reader's version or mode does not answer.
 	RefusalCode_REFUSAL_UNSUPPORTED RefusalCode = 8
-	// The reader's store failed: the same cheque may come again later.
+	// The teller cannot check the cheque now: the same may come again later.
 	RefusalCode_REFUSAL_INTERNAL RefusalCode = 9
+	// The backing is not for this peer, channel or amount.
+	RefusalCode_REFUSAL_BACKING RefusalCode = 10
+	// The payout address is not bound to the peer id.
+	RefusalCode_REFUSAL_PAYOUT RefusalCode = 11
 )
 
 // Enum value maps for RefusalCode.
 var (
 	RefusalCode_name = map[int32]string{
-		0: "REFUSAL_UNKNOWN",
-		1: "REFUSAL_SIGNATURE",
-		2: "REFUSAL_BENEFICIARY",
-		3: "REFUSAL_NETWORK",
-		4: "REFUSAL_STALE",
-		5: "REFUSAL_UNBACKED",
-		6: "REFUSAL_UNCOVERED",
-		7: "REFUSAL_MALFORMED",
-		8: "REFUSAL_UNSUPPORTED",
-		9: "REFUSAL_INTERNAL",
+		0:  "REFUSAL_UNKNOWN",
+		1:  "REFUSAL_SIGNATURE",
+		2:  "REFUSAL_BENEFICIARY",
+		3:  "REFUSAL_NETWORK",
+		4:  "REFUSAL_STALE",
+		5:  "REFUSAL_UNBACKED",
+		6:  "REFUSAL_UNCOVERED",
+		7:  "REFUSAL_MALFORMED",
+		8:  "REFUSAL_UNSUPPORTED",
+		9:  "REFUSAL_INTERNAL",
+		10: "REFUSAL_BACKING",
+		11: "REFUSAL_PAYOUT",
 	}
 	RefusalCode_value = map[string]int32{
 		"REFUSAL_UNKNOWN":     0,
@@ -132,6 +138,8 @@ var (
 		"REFUSAL_MALFORMED":   7,
 		"REFUSAL_UNSUPPORTED": 8,
 		"REFUSAL_INTERNAL":    9,
+		"REFUSAL_BACKING":     10,
+		"REFUSAL_PAYOUT":      11,
 	}
 )
 
@@ -410,8 +418,15 @@ type Handshake struct {
 	ChequeSent     *Cheque `protobuf:"bytes,7,opt,name=cheque_sent,json=chequeSent,proto3" json:"cheque_sent,omitempty"`
 	ChequeReceived *Cheque `protobuf:"bytes,8,opt,name=cheque_received,json=chequeReceived,proto3" json:"cheque_received,omitempty"`
 	// The last ack that the teller gave to the reader, and the last that it got.
-	AckGiven      *ChequeAck `protobuf:"bytes,9,opt,name=ack_given,json=ackGiven,proto3" json:"ack_given,omitempty"`
-	AckReceived   *ChequeAck `protobuf:"bytes,10,opt,name=ack_received,json=ackReceived,proto3" json:"ack_received,omitempty"`
+	AckGiven    *ChequeAck `protobuf:"bytes,9,opt,name=ack_given,json=ackGiven,proto3" json:"ack_given,omitempty"`
+	AckReceived *ChequeAck `protobuf:"bytes,10,opt,name=ack_received,json=ackReceived,proto3" json:"ack_received,omitempty"`
+	// Mode hard: that payout_address and the teller's peer id belong together,
+	// signed by the key of each over one canonical text. The first is by the
+	// address' key, at most 100 bytes, the second by the identity key, at most 512.
+	PayoutProof   []byte `protobuf:"bytes,11,opt,name=payout_proof,json=payoutProof,proto3" json:"payout_proof,omitempty"`
+	PayoutConsent []byte `protobuf:"bytes,12,opt,name=payout_consent,json=payoutConsent,proto3" json:"payout_consent,omitempty"`
+	// The channel that backs the teller's cheques to the reader.
+	ChannelOffer  *ChannelOffer `protobuf:"bytes,13,opt,name=channel_offer,json=channelOffer,proto3" json:"channel_offer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -516,6 +531,83 @@ func (x *Handshake) GetAckReceived() *ChequeAck {
 	return nil
 }
 
+func (x *Handshake) GetPayoutProof() []byte {
+	if x != nil {
+		return x.PayoutProof
+	}
+	return nil
+}
+
+func (x *Handshake) GetPayoutConsent() []byte {
+	if x != nil {
+		return x.PayoutConsent
+	}
+	return nil
+}
+
+func (x *Handshake) GetChannelOffer() *ChannelOffer {
+	if x != nil {
+		return x.ChannelOffer
+	}
+	return nil
+}
+
+// ChannelOffer names a channel before its first cheque, so that the reader can
+// look at it on the chain.
+type ChannelOffer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's own address as text, at most 128 bytes.
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// The cumulative that was credited when the channel was bound, in units.
+	Origin        uint64 `protobuf:"varint,2,opt,name=origin,proto3" json:"origin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChannelOffer) Reset() {
+	*x = ChannelOffer{}
+	mi := &file_swappb_swap_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChannelOffer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChannelOffer) ProtoMessage() {}
+
+func (x *ChannelOffer) ProtoReflect() protoreflect.Message {
+	mi := &file_swappb_swap_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChannelOffer.ProtoReflect.Descriptor instead.
+func (*ChannelOffer) Descriptor() ([]byte, []int) {
+	return file_swappb_swap_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ChannelOffer) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ChannelOffer) GetOrigin() uint64 {
+	if x != nil {
+		return x.Origin
+	}
+	return 0
+}
+
 // Totals are one side's absolute counts, in units, from its own point of view.
 type Totals struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -528,15 +620,18 @@ type Totals struct {
 	AtRest bool `protobuf:"varint,5,opt,name=at_rest,json=atRest,proto3" json:"at_rest,omitempty"`
 	// What the teller's cheques paid the reader, and what it credited of the
 	// reader's, in all.
-	Paid          uint64 `protobuf:"varint,6,opt,name=paid,proto3" json:"paid,omitempty"`
-	Received      uint64 `protobuf:"varint,7,opt,name=received,proto3" json:"received,omitempty"`
+	Paid     uint64 `protobuf:"varint,6,opt,name=paid,proto3" json:"paid,omitempty"`
+	Received uint64 `protobuf:"varint,7,opt,name=received,proto3" json:"received,omitempty"`
+	// The part of received that lost its cover on the chain. Until the reader tops
+	// up its channel, the teller serves nothing on credit.
+	Uncovered     uint64 `protobuf:"varint,8,opt,name=uncovered,proto3" json:"uncovered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Totals) Reset() {
 	*x = Totals{}
-	mi := &file_swappb_swap_proto_msgTypes[3]
+	mi := &file_swappb_swap_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -548,7 +643,7 @@ func (x *Totals) String() string {
 func (*Totals) ProtoMessage() {}
 
 func (x *Totals) ProtoReflect() protoreflect.Message {
-	mi := &file_swappb_swap_proto_msgTypes[3]
+	mi := &file_swappb_swap_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -561,7 +656,7 @@ func (x *Totals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Totals.ProtoReflect.Descriptor instead.
 func (*Totals) Descriptor() ([]byte, []int) {
-	return file_swappb_swap_proto_rawDescGZIP(), []int{3}
+	return file_swappb_swap_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Totals) GetServed() uint64 {
@@ -613,6 +708,13 @@ func (x *Totals) GetReceived() uint64 {
 	return 0
 }
 
+func (x *Totals) GetUncovered() uint64 {
+	if x != nil {
+		return x.Uncovered
+	}
+	return 0
+}
+
 // Cheque is absolute: it replaces all earlier ones of the same issuer to the
 // same beneficiary.
 type Cheque struct {
@@ -641,7 +743,7 @@ type Cheque struct {
 
 func (x *Cheque) Reset() {
 	*x = Cheque{}
-	mi := &file_swappb_swap_proto_msgTypes[4]
+	mi := &file_swappb_swap_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -653,7 +755,7 @@ func (x *Cheque) String() string {
 func (*Cheque) ProtoMessage() {}
 
 func (x *Cheque) ProtoReflect() protoreflect.Message {
-	mi := &file_swappb_swap_proto_msgTypes[4]
+	mi := &file_swappb_swap_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -666,7 +768,7 @@ func (x *Cheque) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cheque.ProtoReflect.Descriptor instead.
 func (*Cheque) Descriptor() ([]byte, []int) {
-	return file_swappb_swap_proto_rawDescGZIP(), []int{4}
+	return file_swappb_swap_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Cheque) GetIssuer() []byte {
@@ -762,7 +864,7 @@ type ChequeAck struct {
 
 func (x *ChequeAck) Reset() {
 	*x = ChequeAck{}
-	mi := &file_swappb_swap_proto_msgTypes[5]
+	mi := &file_swappb_swap_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -774,7 +876,7 @@ func (x *ChequeAck) String() string {
 func (*ChequeAck) ProtoMessage() {}
 
 func (x *ChequeAck) ProtoReflect() protoreflect.Message {
-	mi := &file_swappb_swap_proto_msgTypes[5]
+	mi := &file_swappb_swap_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -787,7 +889,7 @@ func (x *ChequeAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChequeAck.ProtoReflect.Descriptor instead.
 func (*ChequeAck) Descriptor() ([]byte, []int) {
-	return file_swappb_swap_proto_rawDescGZIP(), []int{5}
+	return file_swappb_swap_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ChequeAck) GetIssuer() []byte {
@@ -863,7 +965,7 @@ type Statement struct {
 
 func (x *Statement) Reset() {
 	*x = Statement{}
-	mi := &file_swappb_swap_proto_msgTypes[6]
+	mi := &file_swappb_swap_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -875,7 +977,7 @@ func (x *Statement) String() string {
 func (*Statement) ProtoMessage() {}
 
 func (x *Statement) ProtoReflect() protoreflect.Message {
-	mi := &file_swappb_swap_proto_msgTypes[6]
+	mi := &file_swappb_swap_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -888,7 +990,7 @@ func (x *Statement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Statement.ProtoReflect.Descriptor instead.
 func (*Statement) Descriptor() ([]byte, []int) {
-	return file_swappb_swap_proto_rawDescGZIP(), []int{6}
+	return file_swappb_swap_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Statement) GetTotals() *Totals {
@@ -912,7 +1014,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_swappb_swap_proto_msgTypes[7]
+	mi := &file_swappb_swap_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +1026,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_swappb_swap_proto_msgTypes[7]
+	mi := &file_swappb_swap_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +1039,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_swappb_swap_proto_rawDescGZIP(), []int{7}
+	return file_swappb_swap_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Refusal) GetSerial() uint64 {
@@ -975,7 +1077,7 @@ type RefundRequest struct {
 
 func (x *RefundRequest) Reset() {
 	*x = RefundRequest{}
-	mi := &file_swappb_swap_proto_msgTypes[8]
+	mi := &file_swappb_swap_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +1089,7 @@ func (x *RefundRequest) String() string {
 func (*RefundRequest) ProtoMessage() {}
 
 func (x *RefundRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swappb_swap_proto_msgTypes[8]
+	mi := &file_swappb_swap_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +1102,7 @@ func (x *RefundRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefundRequest.ProtoReflect.Descriptor instead.
 func (*RefundRequest) Descriptor() ([]byte, []int) {
-	return file_swappb_swap_proto_rawDescGZIP(), []int{8}
+	return file_swappb_swap_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RefundRequest) GetSerial() uint64 {
@@ -1029,7 +1131,7 @@ type Refund struct {
 
 func (x *Refund) Reset() {
 	*x = Refund{}
-	mi := &file_swappb_swap_proto_msgTypes[9]
+	mi := &file_swappb_swap_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1041,7 +1143,7 @@ func (x *Refund) String() string {
 func (*Refund) ProtoMessage() {}
 
 func (x *Refund) ProtoReflect() protoreflect.Message {
-	mi := &file_swappb_swap_proto_msgTypes[9]
+	mi := &file_swappb_swap_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1054,7 +1156,7 @@ func (x *Refund) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refund.ProtoReflect.Descriptor instead.
 func (*Refund) Descriptor() ([]byte, []int) {
-	return file_swappb_swap_proto_rawDescGZIP(), []int{9}
+	return file_swappb_swap_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Refund) GetSerial() uint64 {
@@ -1090,7 +1192,7 @@ type Alpha1Handshake struct {
 
 func (x *Alpha1Handshake) Reset() {
 	*x = Alpha1Handshake{}
-	mi := &file_swappb_swap_proto_msgTypes[10]
+	mi := &file_swappb_swap_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1102,7 +1204,7 @@ func (x *Alpha1Handshake) String() string {
 func (*Alpha1Handshake) ProtoMessage() {}
 
 func (x *Alpha1Handshake) ProtoReflect() protoreflect.Message {
-	mi := &file_swappb_swap_proto_msgTypes[10]
+	mi := &file_swappb_swap_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1115,7 +1217,7 @@ func (x *Alpha1Handshake) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alpha1Handshake.ProtoReflect.Descriptor instead.
 func (*Alpha1Handshake) Descriptor() ([]byte, []int) {
-	return file_swappb_swap_proto_rawDescGZIP(), []int{10}
+	return file_swappb_swap_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Alpha1Handshake) GetPaymentThreshhold() []byte {
@@ -1139,7 +1241,7 @@ type Alpha1Cheque struct {
 
 func (x *Alpha1Cheque) Reset() {
 	*x = Alpha1Cheque{}
-	mi := &file_swappb_swap_proto_msgTypes[11]
+	mi := &file_swappb_swap_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1151,7 +1253,7 @@ func (x *Alpha1Cheque) String() string {
 func (*Alpha1Cheque) ProtoMessage() {}
 
 func (x *Alpha1Cheque) ProtoReflect() protoreflect.Message {
-	mi := &file_swappb_swap_proto_msgTypes[11]
+	mi := &file_swappb_swap_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1164,7 +1266,7 @@ func (x *Alpha1Cheque) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alpha1Cheque.ProtoReflect.Descriptor instead.
 func (*Alpha1Cheque) Descriptor() ([]byte, []int) {
-	return file_swappb_swap_proto_rawDescGZIP(), []int{11}
+	return file_swappb_swap_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Alpha1Cheque) GetBeneficiary() []byte {
@@ -1206,7 +1308,7 @@ type Beta1Cheque struct {
 
 func (x *Beta1Cheque) Reset() {
 	*x = Beta1Cheque{}
-	mi := &file_swappb_swap_proto_msgTypes[12]
+	mi := &file_swappb_swap_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1218,7 +1320,7 @@ func (x *Beta1Cheque) String() string {
 func (*Beta1Cheque) ProtoMessage() {}
 
 func (x *Beta1Cheque) ProtoReflect() protoreflect.Message {
-	mi := &file_swappb_swap_proto_msgTypes[12]
+	mi := &file_swappb_swap_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1231,7 +1333,7 @@ func (x *Beta1Cheque) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beta1Cheque.ProtoReflect.Descriptor instead.
 func (*Beta1Cheque) Descriptor() ([]byte, []int) {
-	return file_swappb_swap_proto_rawDescGZIP(), []int{12}
+	return file_swappb_swap_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Beta1Cheque) GetBeneficiary() []byte {
@@ -1280,7 +1382,7 @@ const file_swappb_swap_proto_rawDesc = "" +
 	"\x05Realm\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x18\n" +
 	"\agenesis\x18\x02 \x01(\tR\agenesis\x12\x14\n" +
-	"\x05asset\x18\x03 \x01(\tR\x05asset\"\xd1\x03\n" +
+	"\x05asset\x18\x03 \x01(\tR\x05asset\"\xd6\x04\n" +
 	"\tHandshake\x12#\n" +
 	"\x05realm\x18\x01 \x01(\v2\r.swappb.RealmR\x05realm\x12+\n" +
 	"\x11payment_threshold\x18\x02 \x01(\x04R\x10paymentThreshold\x121\n" +
@@ -1293,7 +1395,13 @@ const file_swappb_swap_proto_rawDesc = "" +
 	"\x0fcheque_received\x18\b \x01(\v2\x0e.swappb.ChequeR\x0echequeReceived\x12.\n" +
 	"\tack_given\x18\t \x01(\v2\x11.swappb.ChequeAckR\backGiven\x124\n" +
 	"\fack_received\x18\n" +
-	" \x01(\v2\x11.swappb.ChequeAckR\vackReceived\"\xcb\x01\n" +
+	" \x01(\v2\x11.swappb.ChequeAckR\vackReceived\x12!\n" +
+	"\fpayout_proof\x18\v \x01(\fR\vpayoutProof\x12%\n" +
+	"\x0epayout_consent\x18\f \x01(\fR\rpayoutConsent\x129\n" +
+	"\rchannel_offer\x18\r \x01(\v2\x14.swappb.ChannelOfferR\fchannelOffer\"@\n" +
+	"\fChannelOffer\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x16\n" +
+	"\x06origin\x18\x02 \x01(\x04R\x06origin\"\xe9\x01\n" +
 	"\x06Totals\x12\x16\n" +
 	"\x06served\x18\x01 \x01(\x04R\x06served\x12\x1a\n" +
 	"\bconsumed\x18\x02 \x01(\x04R\bconsumed\x12\x1f\n" +
@@ -1302,7 +1410,8 @@ const file_swappb_swap_proto_rawDesc = "" +
 	"\rseen_consumed\x18\x04 \x01(\x04R\fseenConsumed\x12\x17\n" +
 	"\aat_rest\x18\x05 \x01(\bR\x06atRest\x12\x12\n" +
 	"\x04paid\x18\x06 \x01(\x04R\x04paid\x12\x1a\n" +
-	"\breceived\x18\a \x01(\x04R\breceived\"\x94\x02\n" +
+	"\breceived\x18\a \x01(\x04R\breceived\x12\x1c\n" +
+	"\tuncovered\x18\b \x01(\x04R\tuncovered\"\x94\x02\n" +
 	"\x06Cheque\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\fR\x06issuer\x12 \n" +
 	"\vbeneficiary\x18\x02 \x01(\fR\vbeneficiary\x12\x16\n" +
@@ -1357,7 +1466,7 @@ const file_swappb_swap_proto_rawDesc = "" +
 	"MODE_UNSET\x10\x00\x12\r\n" +
 	"\tMODE_SOFT\x10\x01\x12\r\n" +
 	"\tMODE_MOCK\x10\x02\x12\r\n" +
-	"\tMODE_HARD\x10\x03*\xed\x01\n" +
+	"\tMODE_HARD\x10\x03*\x96\x02\n" +
 	"\vRefusalCode\x12\x13\n" +
 	"\x0fREFUSAL_UNKNOWN\x10\x00\x12\x15\n" +
 	"\x11REFUSAL_SIGNATURE\x10\x01\x12\x17\n" +
@@ -1368,7 +1477,10 @@ const file_swappb_swap_proto_rawDesc = "" +
 	"\x11REFUSAL_UNCOVERED\x10\x06\x12\x15\n" +
 	"\x11REFUSAL_MALFORMED\x10\a\x12\x17\n" +
 	"\x13REFUSAL_UNSUPPORTED\x10\b\x12\x14\n" +
-	"\x10REFUSAL_INTERNAL\x10\tB'Z%github.com/tallystick/tally/pb/swappbb\x06proto3"
+	"\x10REFUSAL_INTERNAL\x10\t\x12\x13\n" +
+	"\x0fREFUSAL_BACKING\x10\n" +
+	"\x12\x12\n" +
+	"\x0eREFUSAL_PAYOUT\x10\vB'Z%github.com/tallystick/tally/pb/swappbb\x06proto3"
 
 var (
 	file_swappb_swap_proto_rawDescOnce sync.Once
@@ -1383,46 +1495,48 @@ func file_swappb_swap_proto_rawDescGZIP() []byte {
 }
 
 var file_swappb_swap_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_swappb_swap_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_swappb_swap_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_swappb_swap_proto_goTypes = []any{
 	(Mode)(0),               // 0: swappb.Mode
 	(RefusalCode)(0),        // 1: swappb.RefusalCode
 	(*Frame)(nil),           // 2: swappb.Frame
 	(*Realm)(nil),           // 3: swappb.Realm
 	(*Handshake)(nil),       // 4: swappb.Handshake
-	(*Totals)(nil),          // 5: swappb.Totals
-	(*Cheque)(nil),          // 6: swappb.Cheque
-	(*ChequeAck)(nil),       // 7: swappb.ChequeAck
-	(*Statement)(nil),       // 8: swappb.Statement
-	(*Refusal)(nil),         // 9: swappb.Refusal
-	(*RefundRequest)(nil),   // 10: swappb.RefundRequest
-	(*Refund)(nil),          // 11: swappb.Refund
-	(*Alpha1Handshake)(nil), // 12: swappb.Alpha1Handshake
-	(*Alpha1Cheque)(nil),    // 13: swappb.Alpha1Cheque
-	(*Beta1Cheque)(nil),     // 14: swappb.Beta1Cheque
+	(*ChannelOffer)(nil),    // 5: swappb.ChannelOffer
+	(*Totals)(nil),          // 6: swappb.Totals
+	(*Cheque)(nil),          // 7: swappb.Cheque
+	(*ChequeAck)(nil),       // 8: swappb.ChequeAck
+	(*Statement)(nil),       // 9: swappb.Statement
+	(*Refusal)(nil),         // 10: swappb.Refusal
+	(*RefundRequest)(nil),   // 11: swappb.RefundRequest
+	(*Refund)(nil),          // 12: swappb.Refund
+	(*Alpha1Handshake)(nil), // 13: swappb.Alpha1Handshake
+	(*Alpha1Cheque)(nil),    // 14: swappb.Alpha1Cheque
+	(*Beta1Cheque)(nil),     // 15: swappb.Beta1Cheque
 }
 var file_swappb_swap_proto_depIdxs = []int32{
 	4,  // 0: swappb.Frame.handshake:type_name -> swappb.Handshake
-	6,  // 1: swappb.Frame.cheque:type_name -> swappb.Cheque
-	7,  // 2: swappb.Frame.cheque_ack:type_name -> swappb.ChequeAck
-	8,  // 3: swappb.Frame.statement:type_name -> swappb.Statement
-	9,  // 4: swappb.Frame.refusal:type_name -> swappb.Refusal
-	10, // 5: swappb.Frame.refund_request:type_name -> swappb.RefundRequest
-	11, // 6: swappb.Frame.refund:type_name -> swappb.Refund
+	7,  // 1: swappb.Frame.cheque:type_name -> swappb.Cheque
+	8,  // 2: swappb.Frame.cheque_ack:type_name -> swappb.ChequeAck
+	9,  // 3: swappb.Frame.statement:type_name -> swappb.Statement
+	10, // 4: swappb.Frame.refusal:type_name -> swappb.Refusal
+	11, // 5: swappb.Frame.refund_request:type_name -> swappb.RefundRequest
+	12, // 6: swappb.Frame.refund:type_name -> swappb.Refund
 	3,  // 7: swappb.Handshake.realm:type_name -> swappb.Realm
 	0,  // 8: swappb.Handshake.mode:type_name -> swappb.Mode
-	5,  // 9: swappb.Handshake.totals:type_name -> swappb.Totals
-	6,  // 10: swappb.Handshake.cheque_sent:type_name -> swappb.Cheque
-	6,  // 11: swappb.Handshake.cheque_received:type_name -> swappb.Cheque
-	7,  // 12: swappb.Handshake.ack_given:type_name -> swappb.ChequeAck
-	7,  // 13: swappb.Handshake.ack_received:type_name -> swappb.ChequeAck
-	5,  // 14: swappb.Statement.totals:type_name -> swappb.Totals
-	1,  // 15: swappb.Refusal.code:type_name -> swappb.RefusalCode
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	6,  // 9: swappb.Handshake.totals:type_name -> swappb.Totals
+	7,  // 10: swappb.Handshake.cheque_sent:type_name -> swappb.Cheque
+	7,  // 11: swappb.Handshake.cheque_received:type_name -> swappb.Cheque
+	8,  // 12: swappb.Handshake.ack_given:type_name -> swappb.ChequeAck
+	8,  // 13: swappb.Handshake.ack_received:type_name -> swappb.ChequeAck
+	5,  // 14: swappb.Handshake.channel_offer:type_name -> swappb.ChannelOffer
+	6,  // 15: swappb.Statement.totals:type_name -> swappb.Totals
+	1,  // 16: swappb.Refusal.code:type_name -> swappb.RefusalCode
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_swappb_swap_proto_init() }
@@ -1445,7 +1559,7 @@ func file_swappb_swap_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swappb_swap_proto_rawDesc), len(file_swappb_swap_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -25,9 +25,6 @@ const (
 	// MaxPeerID bounds a binary peer id, bytes: an inlined secp256k1 or Ed25519
 	// key is 37 or 38, a hash 34.
 	MaxPeerID = 64
-	// MaxPayoutAddress in bytes of text. A delegated Filecoin address has up to
-	// 110.
-	MaxPayoutAddress = 128
 	// MaxDetail bounds the text of a refusal, bytes.
 	MaxDetail = 256
 	// MaxBeneficiary bounds the beneficiary of a seed cheque, bytes: a peer id
@@ -150,8 +147,12 @@ func handshakeFromPB(h *swappb.Handshake) (*swap.Handshake, error) {
 	if err := realm.Validate(); err != nil {
 		return nil, fmt.Errorf("handshake: %w", err)
 	}
-	if n := len(h.GetPayoutAddress()); n > MaxPayoutAddress {
-		return nil, malformed("payout address of %d bytes", n)
+	payout := swap.Payout{
+		Address: h.GetPayoutAddress(), Proof: nonEmpty(h.GetPayoutProof()), Consent: nonEmpty(h.GetPayoutConsent()),
+		Channel: h.GetChannelOffer().GetAddress(), Origin: tally.Amount(h.GetChannelOffer().GetOrigin()),
+	}
+	if err := payout.Validate(); err != nil {
+		return nil, fmt.Errorf("handshake: %w", err)
 	}
 	out := &swap.Handshake{
 		Realm: realm,
@@ -161,7 +162,7 @@ func handshakeFromPB(h *swappb.Handshake) (*swap.Handshake, error) {
 			Mode:                modeFromPB(h.GetMode()),
 			Native:              true,
 		},
-		PayoutAddress: h.GetPayoutAddress(),
+		Payout: payout,
 	}
 	var err error
 	if out.Totals, err = totalsFromPB(h.GetTotals()); err != nil {
@@ -200,8 +201,13 @@ func handshakeToPB(h *swap.Handshake) *swappb.Handshake {
 		PaymentThreshold:    uint64(h.PaymentThreshold),
 		DisconnectThreshold: uint64(h.DisconnectThreshold),
 		Mode:                swappb.Mode(h.Mode),
-		PayoutAddress:       h.PayoutAddress,
+		PayoutAddress:       h.Payout.Address,
+		PayoutProof:         h.Payout.Proof,
+		PayoutConsent:       h.Payout.Consent,
 		Totals:              totalsToPB(&h.Totals),
+	}
+	if h.Payout.Channel != "" {
+		out.ChannelOffer = &swappb.ChannelOffer{Address: h.Payout.Channel, Origin: uint64(h.Payout.Origin)}
 	}
 	if h.ChequeSent != nil {
 		out.ChequeSent = chequeToPB(h.ChequeSent)
@@ -240,9 +246,9 @@ func totalsFromPB(t *swappb.Totals) (swap.Totals, error) {
 		Served: tally.Amount(t.GetServed()), Consumed: tally.Amount(t.GetConsumed()),
 		SeenServed: tally.Amount(t.GetSeenServed()), SeenConsumed: tally.Amount(t.GetSeenConsumed()),
 		Paid: tally.Amount(t.GetPaid()), Received: tally.Amount(t.GetReceived()),
-		AtRest: t.GetAtRest(),
+		AtRest: t.GetAtRest(), Uncovered: tally.Amount(t.GetUncovered()),
 	}
-	if max(out.Served, out.Consumed, out.SeenServed, out.SeenConsumed, out.Paid, out.Received) > MaxAmount {
+	if max(out.Served, out.Consumed, out.SeenServed, out.SeenConsumed, out.Paid, out.Received, out.Uncovered) > MaxAmount {
 		return swap.Totals{}, malformed("totals above %d", MaxAmount)
 	}
 	return out, nil
@@ -253,7 +259,7 @@ func totalsToPB(t *swap.Totals) *swappb.Totals {
 		Served: uint64(t.Served), Consumed: uint64(t.Consumed),
 		SeenServed: uint64(t.SeenServed), SeenConsumed: uint64(t.SeenConsumed),
 		Paid: uint64(t.Paid), Received: uint64(t.Received),
-		AtRest: t.AtRest,
+		AtRest: t.AtRest, Uncovered: uint64(t.Uncovered),
 	}
 }
 
@@ -326,7 +332,7 @@ func ackToPB(a *swap.Ack) *swappb.ChequeAck {
 
 func refusalFromPB(r *swappb.Refusal) *swap.Refusal {
 	code := swap.RefusalUnknown
-	if c := r.GetCode(); c >= 0 && c <= swappb.RefusalCode(swap.RefusalInternal) {
+	if c := r.GetCode(); c >= 0 && c <= swappb.RefusalCode(swap.RefusalPayout) {
 		code = swap.RefusalCode(c)
 	}
 	return &swap.Refusal{Serial: r.GetSerial(), Code: code, Detail: cleanDetail(r.GetDetail())}

@@ -108,7 +108,7 @@ func checkBounds(t *testing.T, m swap.Message) {
 		if err := m.Realm.Validate(); err != nil {
 			t.Fatal(err)
 		}
-		if m.Mode > swap.ModeHard || m.PaymentThreshold > 1<<40 || len(m.PayoutAddress) > MaxPayoutAddress {
+		if m.Mode > swap.ModeHard || m.PaymentThreshold > 1<<40 || m.Payout.Validate() != nil {
 			t.Fatalf("%+v", m)
 		}
 		cheque(m.ChequeSent)

@@ -26,7 +26,7 @@ const (
 // longer frame resets the stream before anything is allocated for it.
 const (
 	// MaxNativeFrame holds the largest message there can be, a handshake with
-	// both cheques and both acks in full: 7,399 bytes where every field is at
+	// both cheques and both acks in full: 8,170 bytes where every field is at
 	// its bound (TestLargestHandshakeFits), rounded up to a power of two.
 	MaxNativeFrame = 8 << 10
 	// MaxAlpha1Frame is for alpha1 and beta1. The seed gives none; its messages

@@ -137,7 +137,7 @@ func nativeVectors(t testing.TB) []vector {
 	short := &swap.Handshake{Realm: vectorRealm, Terms: swap.Terms{PaymentThreshold: 100, DisconnectThreshold: 125, Mode: swap.ModeMock, Native: true}}
 	full := &swap.Handshake{
 		Realm: vectorRealm, Terms: swap.Terms{PaymentThreshold: 100, DisconnectThreshold: 125, Mode: swap.ModeHard, Native: true},
-		PayoutAddress: "t1example", Totals: swap.Totals{Served: 40, Consumed: 390, SeenServed: 390, SeenConsumed: 40, AtRest: true},
+		Payout: swap.Payout{Address: "t1example"}, Totals: swap.Totals{Served: 40, Consumed: 390, SeenServed: 390, SeenConsumed: 40, AtRest: true},
 		ChequeSent: ex.Cheque, AckReceived: ex.Ack,
 	}
 	return []vector{
@@ -387,21 +387,24 @@ func TestLargestHandshakeFits(t *testing.T) {
 	}
 	name := strings.Repeat("n", maxName)
 	h := &swap.Handshake{
-		Realm:         swap.Realm{Network: name, Genesis: name, Asset: name},
-		Terms:         swap.Terms{PaymentThreshold: 1<<64 - 1, DisconnectThreshold: 1<<64 - 1, Mode: swap.ModeHard},
-		PayoutAddress: strings.Repeat("a", MaxPayoutAddress),
-		Totals:        swap.Totals{Served: MaxAmount, Consumed: MaxAmount, SeenServed: MaxAmount, SeenConsumed: MaxAmount, AtRest: true},
-		ChequeSent:    c, ChequeReceived: c, AckGiven: a, AckReceived: a,
+		Realm: swap.Realm{Network: name, Genesis: name, Asset: name},
+		Terms: swap.Terms{PaymentThreshold: 1<<64 - 1, DisconnectThreshold: 1<<64 - 1, Mode: swap.ModeHard},
+		Payout: swap.Payout{
+			Address: strings.Repeat("a", swap.MaxPayoutAddress), Proof: make([]byte, swap.MaxPayoutProof),
+			Consent: make([]byte, swap.MaxPayoutConsent), Channel: strings.Repeat("c", swap.MaxPayoutAddress), Origin: MaxAmount,
+		},
+		Totals:     swap.Totals{Served: MaxAmount, Consumed: MaxAmount, SeenServed: MaxAmount, SeenConsumed: MaxAmount, AtRest: true, Uncovered: MaxAmount},
+		ChequeSent: c, ChequeReceived: c, AckGiven: a, AckReceived: a,
 	}
 	b, err := encodeFrame(h)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := 7399; len(b) != want || len(b) > MaxNativeFrame {
+	if want := 8170; len(b) != want || len(b) > MaxNativeFrame {
 		t.Fatalf("the largest handshake has %d bytes; MaxNativeFrame and the spec say %d", len(b), want)
 	}
 	longer := *h
-	longer.PayoutAddress += "a"
+	longer.Payout.Address += "a"
 	if _, err := encodeFrame(&longer); !errors.Is(err, swap.ErrMalformed) {
 		t.Fatal(err)
 	}
