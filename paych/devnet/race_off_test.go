@@ -1,5 +1,0 @@
-//go:build !race
-
-package devnet_test
-
-const race = false
