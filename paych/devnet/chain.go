@@ -50,6 +50,8 @@ const (
 	MaxMine = 1_000_000
 	// MaxReorg bounds one of Reorg, which is one batch.
 	MaxReorg = 10_000
+	// MaxLatency is below what clients wait for an answer.
+	MaxLatency = 20 * time.Second
 	// maxSubscribers bounds those who follow heads, and maxHeadQueue what one
 	// of them may have unread before it is dropped.
 	maxSubscribers = 64
@@ -61,7 +63,7 @@ var (
 	ErrClosed = errors.New("devnet: closed")
 	// ErrConfig: the chain in the store has other facts than the Config asks for.
 	ErrConfig = errors.New("devnet: the store has another chain")
-	// ErrLimit: more was asked for than one call may do.
+	// ErrLimit: more was asked for than one call may do, or less than nothing.
 	ErrLimit = errors.New("devnet: too much for one call")
 	// ErrNoActor: the text is that of Lotus.
 	ErrNoActor = errors.New("actor not found")
@@ -86,6 +88,9 @@ type Config struct {
 	BaseFee big.Int
 	// Logger. Default: nothing is logged.
 	Logger *slog.Logger
+	// Latency is how long each RPC method under Lotus' names waits before it
+	// answers. Default 0. SetLatency changes it.
+	Latency time.Duration
 	// Before, where set, is called before each RPC method with its name; it may
 	// wait, to be a slow node, or return an error, to be a broken one.
 	Before func(ctx context.Context, method string) error
@@ -100,6 +105,7 @@ type Chain struct {
 	faucet []byte // private key
 
 	head     atomic.Pointer[head]
+	latency  atomic.Int64 // nanoseconds
 	commands chan command
 	stop     chan struct{}
 	ended    chan struct{}
@@ -164,6 +170,9 @@ func Open(ctx context.Context, store *durable.Store, cfg Config) (*Chain, error)
 		store: store, cfg: cfg, log: cfg.Logger, pool: newPool(),
 		commands: make(chan command), stop: make(chan struct{}), ended: make(chan struct{}),
 		subs: map[chan []change]struct{}{},
+	}
+	if err := c.SetLatency(cfg.Latency); err != nil {
+		return nil, err
 	}
 	found, err := c.get(ctx, keyMeta, &c.meta)
 	if err == nil && !found {
@@ -697,6 +706,30 @@ func (c *Chain) FailNext(ctx context.Context, code exitcode.ExitCode, count int)
 		return fmt.Errorf("%w: %d messages, at most %d", ErrLimit, count, MaxMine)
 	}
 	return c.do(ctx, func() error { c.fail = failing{code, count}; return nil })
+}
+
+// SetLatency makes each RPC method under Lotus' names wait before it answers; 0
+// answers at once. Our own methods do not wait, so that it can be taken back.
+func (c *Chain) SetLatency(d time.Duration) error {
+	if d < 0 || d > MaxLatency {
+		return fmt.Errorf("%w: a latency of %v, 0 to %v", ErrLimit, d, MaxLatency)
+	}
+	c.latency.Store(int64(d))
+	return nil
+}
+
+// delay is the latency of a call; it ends early with ctx.
+func (c *Chain) delay(ctx context.Context) {
+	d := time.Duration(c.latency.Load())
+	if d == 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
 }
 
 // Reorg takes the n topmost blocks back. Their messages return to the pool, or

@@ -541,7 +541,10 @@ func (a *api) WalletBalance(ctx context.Context, addr address.Address) (big.Int,
 // DevParams are what a client cannot learn under Lotus' names.
 func (d *devAPI) DevParams(context.Context) (wire.DevParams, error) {
 	p := d.c.Params()
-	return wire.DevParams{SettleDelay: p.SettleDelay, Finality: p.Finality, EpochNanos: int64(p.Epoch), Faucet: d.c.meta.Faucet}, nil
+	return wire.DevParams{
+		SettleDelay: p.SettleDelay, Finality: p.Finality, EpochNanos: int64(p.Epoch), Faucet: d.c.meta.Faucet,
+		Manual: d.c.cfg.BlockTime == Manual,
+	}, nil
 }
 
 // DevMine makes n blocks and returns the height of the head.
@@ -564,5 +567,11 @@ func (d *devAPI) DevReorg(ctx context.Context, n int, drop bool) (abi.ChainEpoch
 // DevFailNext makes the next count messages fail with code.
 func (d *devAPI) DevFailNext(ctx context.Context, code exitcode.ExitCode, count int) (bool, error) {
 	err := d.c.FailNext(ctx, code, count)
+	return err == nil, err
+}
+
+// DevLatency makes each method under Lotus' names wait so long, in nanoseconds.
+func (d *devAPI) DevLatency(_ context.Context, nanos int64) (bool, error) {
+	err := d.c.SetLatency(time.Duration(nanos))
 	return err == nil, err
 }

@@ -23,6 +23,9 @@ import (
 	"golang.org/x/net/netutil"
 )
 
+// devNamespace is that of our own methods.
+const devNamespace = "Tally"
+
 // Path is where the server answers, as a Lotus node does.
 const Path = "/rpc/v1"
 
@@ -103,7 +106,7 @@ func (c *Chain) Handler(token string) (http.Handler, error) {
 	quietLibrary()
 	rpc := jsonrpc.NewServer(jsonrpc.WithServerErrors(rpcErrors()), jsonrpc.WithMaxRequestSize(maxBody))
 	rpc.Register("Filecoin", &api{c})
-	rpc.Register("Tally", &devAPI{c})
+	rpc.Register(devNamespace, &devAPI{c})
 	return &guard{c: c, next: rpc, token: sha256.Sum256([]byte(token)), slots: make(chan struct{}, maxCalls)}, nil
 }
 
@@ -191,6 +194,9 @@ func (g *guard) serve(w http.ResponseWriter, r *http.Request) (int, string) {
 		if err := g.c.cfg.Before(r.Context(), call.Method); err != nil {
 			return http.StatusServiceUnavailable, err.Error()
 		}
+	}
+	if !strings.HasPrefix(call.Method, devNamespace+".") {
+		g.c.delay(r.Context())
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	g.next.ServeHTTP(w, r)

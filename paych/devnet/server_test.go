@@ -475,3 +475,22 @@ func TestBlockTime(t *testing.T) {
 		t.Errorf("found %+v", found)
 	}
 }
+
+// A node that was made slow holds its answers back, but not those of our own
+// methods, which make it fast again.
+func TestLatency(t *testing.T) {
+	n := serve(t, newChain(t, devnet.Config{Latency: devnet.MaxLatency}))
+	ctx, cancel := context.WithTimeout(n.ctx, 50*time.Millisecond)
+	defer cancel()
+	if _, err := n.call(ctx, "Filecoin.ChainHead"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("a slow node answered: %v", err)
+	}
+	if p := get[wire.DevParams](n, "Tally.DevParams"); !p.Manual {
+		t.Error("a chain without a block time does not say so")
+	}
+	if _, err := n.call(n.ctx, "Tally.DevLatency", -1); err == nil || !strings.Contains(err.Error(), "too much") {
+		t.Errorf("latency below 0: %v", err)
+	}
+	get[bool](n, "Tally.DevLatency", 0)
+	get[wire.TipSet](n, "Filecoin.ChainHead")
+}

@@ -76,6 +76,7 @@ type Dev struct {
 	DevFaucet   func(ctx context.Context, to address.Address, amount big.Int) (cid.Cid, error)
 	DevReorg    func(ctx context.Context, n int, drop bool) (abi.ChainEpoch, error)
 	DevFailNext func(ctx context.Context, code exitcode.ExitCode, count int) (bool, error)
+	DevLatency  func(ctx context.Context, nanos int64) (bool, error)
 }
 
 // Client is a node. Its methods may be called at the same time.
@@ -192,7 +193,11 @@ func (t *transportGuard) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	cause, _ := io.ReadAll(io.LimitReader(resp.Body, maxCause))
-	return nil, fmt.Errorf("lotus: the node answered %s: %s", resp.Status, strings.TrimSpace(string(cause)))
+	err = fmt.Errorf("lotus: the node answered %s: %s", resp.Status, strings.TrimSpace(string(cause)))
+	if resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden {
+		err = fmt.Errorf("%w: %w", ErrDenied, err)
+	}
+	return nil, err
 }
 
 // identify asks the node for its network.

@@ -791,3 +791,15 @@ func TestLocalDevnet(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// A token that the node does not take is told apart from a node that is away.
+func TestDenied(t *testing.T) {
+	n := serve(t, newChain(t, devnet.Config{}), "")
+	_, err := lotus.Open(t.Context(), lotus.Config{URL: url(n.addr), Token: "not the token of this chain"})
+	if !errors.Is(err, lotus.ErrDenied) || errors.Is(err, lotus.ErrUnreachable) {
+		t.Fatalf("got %v", err)
+	}
+	if strings.Contains(err.Error(), "not the token of this chain") {
+		t.Errorf("%v tells the token", err)
+	}
+}

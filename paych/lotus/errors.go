@@ -17,6 +17,8 @@ var (
 	ErrWrongNetwork = errors.New("lotus: the node is on another network")
 	// ErrUnreachable: no node answers at the address.
 	ErrUnreachable = errors.New("lotus: no node answers")
+	// ErrDenied: the node does not take the token.
+	ErrDenied = errors.New("lotus: the node refuses the token")
 	// ErrNonceTaken: another message of the same sender was mined under this
 	// one's nonce, so this one never will be. Somebody else uses the key.
 	ErrNonceTaken = fmt.Errorf("lotus: %w", paych.ErrNonceTaken)

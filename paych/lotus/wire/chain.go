@@ -309,4 +309,6 @@ type DevParams struct {
 	Finality    abi.ChainEpoch
 	EpochNanos  int64
 	Faucet      address.Address
+	// Manual: no blocks are made but by DevMine.
+	Manual bool
 }
