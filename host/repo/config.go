@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math"
 	"net"
-	"net/url"
 	"reflect"
 	"regexp"
 	"slices"
@@ -18,6 +17,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/tallystick/tally/host/rpc"
+	"github.com/tallystick/tally/paych/lotus"
 )
 
 // Config holds the settings of a peer. It is the only list of them: the
@@ -41,8 +41,9 @@ type Config struct {
 	RPC                 string   `toml:"rpc" group:"Control" doc:"Where the command line reaches the peer: unix, or HOST:PORT with a loopback host."`
 	HTTP                string   `toml:"http" doc:"HOST:PORT of /metrics, /healthz, /readyz and the web page; empty is off."`
 	LogLevel            string   `toml:"log_level" doc:"debug, info, warn or error."`
-	Chain               string   `toml:"chain" group:"Chain" doc:"URL of the chain's JSON-RPC; empty is none."`
-	ChainTokenFile      string   `toml:"chain_token_file" doc:"File with the bearer token for it. TALLY_CHAIN_TOKEN in the environment comes first."`
+	Chain               string   `toml:"chain" group:"Chain" doc:"URL of the chain's JSON-RPC, or as Lotus writes it, TOKEN:/ip4/HOST/tcp/PORT/http. Empty: FULLNODE_API_INFO of the environment, else none."`
+	ChainTokenFile      string   `toml:"chain_token_file" doc:"File with the bearer token for it, readable by us alone. TALLY_CHAIN_TOKEN in the environment comes first."`
+	Wallet              string   `toml:"wallet" doc:"Whose keys pay and are paid. local: those in keystore. node: those of the chain's node."`
 	ClusterID           uint64   `toml:"cluster_id" group:"Message store" doc:"The Waku cluster, 0 to 65535."`
 	Shards              []uint64 `toml:"shards" doc:"The shards of the cluster that we tell light clients, 0 to 1023."`
 	PubsubTopic         string   `toml:"pubsub_topic" doc:"The topic of a message that names none. auto: the shard of its content topic, as Waku chooses it."`
@@ -56,6 +57,7 @@ func DefaultConfig() Config {
 		MinPeerThreshold:    10,
 		MaxPeerThreshold:    1_000_000,
 		Mode:                "mock",
+		Wallet:              WalletLocal,
 		Asset:               "karma",
 		Network:             "tally",
 		Listen:              []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws", "/ip4/127.0.0.1/udp/0/quic-v1"},
@@ -193,10 +195,16 @@ func (c Config) check() *BadSetting {
 		}
 	}
 	if c.Chain != "" {
-		u, err := url.Parse(c.Chain)
-		if err != nil || u.Host == "" || !slices.Contains([]string{"http", "https", "ws", "wss"}, u.Scheme) {
-			return bad("chain", "use http://HOST:PORT/rpc/v1", "not a URL of a JSON-RPC server") // the URL may hold a password
+		_, token, err := lotus.ParseAPIInfo(c.Chain)
+		if err != nil { // the text may hold a token or a password
+			return bad("chain", "use http://HOST:PORT/rpc/v1, or TOKEN:/ip4/HOST/tcp/PORT/http", "not the address of a JSON-RPC server")
 		}
+		if token != "" && c.ChainTokenFile != "" {
+			return bad("chain_token_file", "leave out one of the two", "chain has a token in it already")
+		}
+	}
+	if c.Wallet != WalletLocal && c.Wallet != WalletNode {
+		return bad("wallet", "use local or node", "%q is not a wallet", c.Wallet)
 	}
 	return nil
 }
@@ -229,12 +237,10 @@ type Setting struct {
 	Value any
 }
 
-// Settings returns every key and value in the order of the file. A password in
-// the chain's URL is redacted.
+// Settings returns every key and value in the order of the file. Token and
+// password in the chain's address are redacted.
 func (c Config) Settings() []Setting {
-	if u, err := url.Parse(c.Chain); err == nil && u.User != nil {
-		c.Chain = u.Redacted()
-	}
+	c.Chain = redactChain(c.Chain)
 	v := reflect.ValueOf(c)
 	out := make([]Setting, len(settings))
 	for i, s := range settings {

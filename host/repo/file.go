@@ -106,6 +106,18 @@ func checkMode(path string, info fs.FileInfo, most fs.FileMode) error {
 		"%s has permissions %04o, wider than %04o: others on this machine could use it", path, mode, most)
 }
 
+// checkPath is checkMode for a file that may be missing.
+func checkPath(path string, most fs.FileMode) error {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return checkMode(path, info, most)
+}
+
 // shellQuote makes a path safe to paste.
 func shellQuote(s string) string {
 	if !strings.ContainsFunc(s, func(r rune) bool {

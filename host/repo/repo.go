@@ -33,6 +33,7 @@ const (
 	versionFile  = "version"
 	socketFile   = "rpc.sock"
 	rpcKeyFile   = "rpc.key" // in keystore
+	walletDir    = "wallet"  // in keystore
 )
 
 // EnvPath is the environment variable that names the repo.
@@ -63,10 +64,14 @@ func Path(flag string) (string, error) {
 // repo that is there already is left as it is (ErrExists). A config.toml that
 // lies there, and what an interrupted Init left, are kept.
 func Init(dir string) (peer.ID, error) {
+	if isDevnet(dir) {
+		return "", ofDevnet(dir)
+	}
 	if _, err := os.Stat(filepath.Join(dir, versionFile)); err == nil {
 		return "", fail(ErrExists, "use it: tally start, or choose another folder with --repo", "%s is a repo already", dir)
 	}
-	if err := onlyOurs(dir); err != nil {
+	ours := []string{ConfigFile, identityFile, keystoreDir, datastoreDir, lockFile, tokenFile, devnetDir}
+	if err := onlyOurs(dir, ours); err != nil {
 		return "", err
 	}
 	if err := os.MkdirAll(dir, dirPerm); err != nil {
@@ -120,7 +125,7 @@ func fill(dir string) (peer.ID, error) {
 }
 
 // onlyOurs refuses to make a repo of a folder that is used for something else.
-func onlyOurs(dir string) error {
+func onlyOurs(dir string, ours []string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -128,7 +133,6 @@ func onlyOurs(dir string) error {
 	if err != nil {
 		return noWrite(dir, err)
 	}
-	ours := []string{ConfigFile, identityFile, keystoreDir, datastoreDir, lockFile, tokenFile}
 	for _, e := range entries {
 		if !slices.Contains(ours, e.Name()) && !strings.HasPrefix(e.Name(), tempPrefix) {
 			return fail(ErrNoRepo, "choose a new or empty folder with --repo", "%s has other files in it, such as %s", dir, e.Name())
@@ -225,7 +229,14 @@ func ReadConfig(dir string) (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
-	return ParseConfig(path, data)
+	c, err := ParseConfig(path, data)
+	if err != nil {
+		return Config{}, err
+	}
+	if err := checkConfigMode(path, c); err != nil {
+		return Config{}, err
+	}
+	return c, nil
 }
 
 func notRepo(dir string) error {
@@ -240,6 +251,9 @@ func CheckLayout(dir string) error {
 	}
 	if err != nil {
 		return err
+	}
+	if isDevnetVersion(data) {
+		return ofDevnet(dir)
 	}
 	v, err := strconv.Atoi(strings.TrimSpace(string(data)))
 	switch {
@@ -256,14 +270,7 @@ func CheckLayout(dir string) error {
 func CheckPermissions(dir string) []error {
 	var problems []error
 	check := func(path string, most fs.FileMode) {
-		info, err := os.Stat(path)
-		if err != nil {
-			if !errors.Is(err, fs.ErrNotExist) {
-				problems = append(problems, err)
-			}
-			return
-		}
-		if err := checkMode(path, info, most); err != nil {
+		if err := checkPath(path, most); err != nil {
 			problems = append(problems, err)
 		}
 	}
@@ -294,9 +301,14 @@ func Endpoint(dir string) (addr string, token rpc.Secret, err error) {
 	if err := CheckLayout(dir); err != nil {
 		return "", rpc.Secret{}, err
 	}
+	return endpoint(dir, "tally start", "no peer runs on %s", dir)
+}
+
+// endpoint reads the files that a running server wrote.
+func endpoint(dir, remedy, format string, args ...any) (addr string, token rpc.Secret, err error) {
 	data, err := readFile(filepath.Join(dir, apiFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", rpc.Secret{}, fail(ErrNotRunning, "tally start", "no peer runs on %s", dir)
+		return "", rpc.Secret{}, fail(ErrNotRunning, remedy, format, args...)
 	}
 	if err != nil {
 		return "", rpc.Secret{}, err
@@ -354,17 +366,28 @@ func (r *Repo) load() (err error) {
 		return err
 	}
 	// Only what a crash left is cleaned up, and only under the lock.
-	for _, dir := range []string{r.dir, filepath.Join(r.dir, keystoreDir)} {
-		left, _ := filepath.Glob(filepath.Join(dir, tempPrefix+"*"))
-		for _, path := range left {
-			_ = os.Remove(path)
-		}
+	if err := removeTemps(r.dir, filepath.Join(r.dir, keystoreDir)); err != nil {
+		return err
 	}
 	if err := r.RemoveAPI(); err != nil { // of a peer that was killed
 		return err
 	}
 	r.rpcKey, err = tokens(r.dir)
 	return err
+}
+
+// removeTemps removes the files that a crash left half written.
+func removeTemps(dirs ...string) error {
+	for _, dir := range dirs {
+		left, err := filepath.Glob(filepath.Join(dir, tempPrefix+"*"))
+		if err != nil {
+			return err
+		}
+		for _, path := range left {
+			_ = os.Remove(path) // the next start tries again
+		}
+	}
+	return nil
 }
 
 // takeLock takes the lock of a repo and writes our pid into it.
@@ -454,8 +477,11 @@ func (r *Repo) RPCKey() rpc.Secret { return r.rpcKey }
 // DatastoreDir returns the folder of the books and messages.
 func (r *Repo) DatastoreDir() string { return filepath.Join(r.dir, datastoreDir) }
 
-// KeystoreDir returns the folder of the keys.
-func (r *Repo) KeystoreDir() string { return filepath.Join(r.dir, keystoreDir) }
+// WalletDir returns the folder of the keys of the chain.
+func (r *Repo) WalletDir() string { return filepath.Join(r.dir, keystoreDir, walletDir) }
+
+// DevnetDir returns the folder of the embedded chain of a throw-away peer.
+func (r *Repo) DevnetDir() string { return filepath.Join(r.dir, devnetDir) }
 
 // SocketPath returns where the unix socket of the peer goes. A path that is too
 // long for a socket is replaced by one in a private temporary folder; clients
@@ -481,8 +507,10 @@ func (r *Repo) WriteAPI(addr string) error {
 }
 
 // RemoveAPI tells clients that no peer runs.
-func (r *Repo) RemoveAPI() error {
-	err := os.Remove(filepath.Join(r.dir, apiFile))
+func (r *Repo) RemoveAPI() error { return removeAPI(r.dir) }
+
+func removeAPI(dir string) error {
+	err := os.Remove(filepath.Join(dir, apiFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
