@@ -13,6 +13,7 @@ import (
 
 	"github.com/mattn/go-isatty"
 
+	"github.com/tallystick/tally/host"
 	"github.com/tallystick/tally/host/repo"
 	"github.com/tallystick/tally/host/rpc"
 )
@@ -29,6 +30,10 @@ type Deps struct {
 	// CheckStore reads through the datastore of a repo whose lock is free and
 	// reports damage. `tally doctor` calls it.
 	CheckStore func(ctx context.Context, dir string) error
+	// StartDevnet runs the embedded chain of an open folder, which stays the
+	// caller's; DialDevnet finds a running one.
+	StartDevnet func(ctx context.Context, folder *repo.Devnet, cfg host.DevnetConfig) (RunningDevnet, error)
+	DialDevnet  func(ctx context.Context, dir string) (DevnetControl, error)
 	// Demo runs two peers and shows both books.
 	// Books that differ are a result, not an error.
 	Demo func(ctx context.Context, opts DemoOptions) (DemoResult, error)
@@ -67,6 +72,25 @@ type RunningPeer interface {
 	// Close ends the peer: everything is on disk when it returns nil. ctx
 	// bounds the farewell to peers, never the writing.
 	Close(ctx context.Context) error
+}
+
+// RunningDevnet is a chain that answers.
+type RunningDevnet interface {
+	Info() host.DevnetInfo
+	Failed() <-chan error
+	// Close ends the chain; ctx bounds the farewell to callers.
+	Close(ctx context.Context) error
+}
+
+// DevnetControl drives a running devnet.
+type DevnetControl interface {
+	// Mine and Reorg return the height of the head after them.
+	Mine(ctx context.Context, n int) (int64, error)
+	Reorg(ctx context.Context, n int, drop bool) (int64, error)
+	Faucet(ctx context.Context, to, amount string) (host.FaucetResult, error)
+	FailNext(ctx context.Context, code int64, count int) error
+	SetLatency(ctx context.Context, d time.Duration) error
+	Close() error
 }
 
 // Failing is what a RunningPeer may also be: one that can fail on its own, for

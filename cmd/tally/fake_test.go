@@ -195,6 +195,8 @@ func fakeDeps() Deps {
 	d := systemIO(Deps{
 		Version: "test", StartNode: startFake,
 		CheckStore: func(context.Context, string) error { return nil },
+		// The chain is the real one: nothing of it is worth a fake.
+		StartDevnet: startDevnet, DialDevnet: dialDevnet,
 		Demo: func(_ context.Context, o DemoOptions) (DemoResult, error) {
 			n := 120
 			if o.Messages != "" {

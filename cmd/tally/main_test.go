@@ -130,7 +130,7 @@ func TestHuman(t *testing.T) {
 
 // A hook that a build has not is an error of words, never a crash.
 func TestBuildWithoutHooks(t *testing.T) {
-	for _, args := range [][]string{{"start", "--dev"}, {"demo"}, {"bench", "acct"}, {"testnet", "run", "tab"}} {
+	for _, args := range [][]string{{"start", "--dev"}, {"devnet"}, {"devnet", "mine"}, {"demo"}, {"bench", "acct"}, {"testnet", "run", "tab"}} {
 		var stderr bytes.Buffer
 		if code := Execute(t.Context(), Deps{Stdout: &bytes.Buffer{}, Stderr: &stderr}, args); code == exitDone {
 			t.Errorf("%v: done", args)

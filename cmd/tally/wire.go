@@ -18,13 +18,15 @@ import (
 // place that does.
 func realDeps() Deps {
 	return systemIO(Deps{
-		Version:    host.Version,
-		StartNode:  startNode,
-		CheckStore: host.CheckStore,
-		Demo:       runDemo,
-		Benches:    benches(),
-		Testnet:    runScenario,
-		Scenarios:  testnet.ListScenarios(),
+		Version:     host.Version,
+		StartNode:   startNode,
+		CheckStore:  host.CheckStore,
+		StartDevnet: startDevnet,
+		DialDevnet:  dialDevnet,
+		Demo:        runDemo,
+		Benches:     benches(),
+		Testnet:     runScenario,
+		Scenarios:   testnet.ListScenarios(),
 	})
 }
 
@@ -38,6 +40,23 @@ func startNode(ctx context.Context, r *repo.Repo, opts StartOptions) (RunningPee
 		return nil, errors.Join(fmt.Errorf("the peer listens nowhere, although listen names %v", r.Config().Listen), d.Close(ctx))
 	}
 	return d, nil
+}
+
+// startDevnet runs a chain with package host.
+func startDevnet(ctx context.Context, folder *repo.Devnet, cfg host.DevnetConfig) (RunningDevnet, error) {
+	d, err := host.StartDevnet(ctx, folder, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+func dialDevnet(ctx context.Context, dir string) (DevnetControl, error) {
+	c, err := host.DialDevnet(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // runDemo runs the demo of package testnet. Books that differ are a result, and

@@ -190,7 +190,7 @@ func TestShapes(t *testing.T) {
 		{"Filecoin.StateReadState", []any{payer.addr, nil}, "Balance Code State", []string{`"State":{"Address":"`}},
 		{"Filecoin.StateCall", []any{redeem.Message, nil}, "MsgCid Msg MsgRct GasCost ExecutionTrace Error Duration", []string{`"ExitCode":16`}},
 		{"Filecoin.GasEstimateMessageGas", []any{wire.Message{From: payer.addr, To: other.addr, Value: fil(1)}, nil, nil}, "Version To From Nonce Value GasLimit GasFeeCap GasPremium Method Params CID", []string{`"GasFeeCap":"0"`}},
-		{"Tally.DevParams", nil, "SettleDelay Finality EpochNanos Faucet", nil},
+		{"Tally.DevParams", nil, "SettleDelay Finality EpochNanos Faucet Manual", nil},
 	} {
 		raw := n.text(tc.method, tc.params...)
 		if got := strings.Join(keys(t, raw), " "); got != tc.keys {
