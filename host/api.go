@@ -32,6 +32,7 @@ type API struct {
 	// channels is nil where no chain is configured. It is set before the first
 	// call and never changes.
 	channels *rpc.Channels
+	chain    *chain // what channels is a view of
 }
 
 var _ rpc.Peer = (*API)(nil)

@@ -18,6 +18,8 @@ import (
 	"github.com/tallystick/tally/host/repo"
 	"github.com/tallystick/tally/host/rpc"
 	"github.com/tallystick/tally/internal/durable"
+	"github.com/tallystick/tally/paych"
+	"github.com/tallystick/tally/paych/lotus"
 	"github.com/tallystick/tally/swap"
 )
 
@@ -29,20 +31,59 @@ const (
 )
 
 // Daemon is a peer on a repo: its libp2p host, the node and, where configured,
-// the HTTP listener. It answers the RPC; serving the RPC is the caller's.
+// payment channels on a chain and the HTTP listener. It answers the RPC; serving
+// the RPC is the caller's.
 type Daemon struct {
 	*API
 	host    host.Host
 	http    *http.Server // nil where it is off
+	dev     *devChain    // nil without StartConfig.Dev
 	failed  chan error   // capacity 1
 	closing chan struct{}
 }
 
 var _ rpc.Peer = (*Daemon)(nil)
 
+// StartConfig is what a peer is told beside its repo.
+type StartConfig struct {
+	Logger *slog.Logger // default slog.Default()
+	// Chain is the node of its chain; the zero value is none.
+	Chain repo.ChainNode
+	// Dev runs an embedded chain in the repo, and fills the peer's wallet.
+	Dev bool
+}
+
+// devChain is the embedded chain of a throw-away peer.
+type devChain struct {
+	*Devnet
+	folder *repo.Devnet
+}
+
+func startDevChain(ctx context.Context, r *repo.Repo, log *slog.Logger) (*devChain, repo.ChainNode, error) {
+	folder, err := repo.OpenDevnet(r.DevnetDir())
+	if err != nil {
+		return nil, repo.ChainNode{}, err
+	}
+	d, err := StartDevnet(ctx, folder, DevnetConfig{Logger: log})
+	if err != nil {
+		return nil, repo.ChainNode{}, errors.Join(err, folder.Close())
+	}
+	return &devChain{d, folder}, repo.ChainNode{URL: d.info.RPC, Token: lotus.Token(folder.Token().Reveal()), From: "--dev"}, nil
+}
+
+// Close ends the chain and gives its folder free.
+func (d *devChain) Close(ctx context.Context) error {
+	return errors.Join(d.Devnet.Close(ctx), d.folder.Close())
+}
+
 // Start runs a peer with the settings and the identity of an open repo, which
-// stays the caller's to close. On an error nothing runs.
-func Start(_ context.Context, r *repo.Repo, log *slog.Logger) (_ *Daemon, err error) {
+// stays the caller's to close. ctx bounds the start alone. On an error nothing
+// runs.
+func Start(ctx context.Context, r *repo.Repo, start StartConfig) (_ *Daemon, err error) {
+	log := start.Logger
+	if log == nil {
+		log = slog.Default()
+	}
 	var undo []func() error
 	defer func() {
 		if err != nil {
@@ -52,31 +93,46 @@ func Start(_ context.Context, r *repo.Repo, log *slog.Logger) (_ *Daemon, err er
 		}
 	}()
 	cfg := r.Config()
-	nodeCfg, err := nodeConfig(cfg)
+	if start.Dev && start.Chain.URL != "" {
+		return nil, refuse("leave out one of the two", "--dev has a chain of its own, and %s names another", start.Chain.From)
+	}
+	nodeCfg, err := nodeConfig(cfg, start.Dev || start.Chain.URL != "")
 	if err != nil {
 		return nil, err
+	}
+	d := &Daemon{failed: make(chan error, 1), closing: make(chan struct{}), API: &API{events: rpc.NewEventLog(time.Now()), started: time.Now()}}
+	if start.Dev {
+		if d.dev, start.Chain, err = startDevChain(ctx, r, log); err != nil {
+			return nil, err
+		}
+		undo = append(undo, func() error { return d.dev.Close(context.Background()) })
 	}
 	store, err := durable.Open(r.DatastoreDir(), durable.WithLogger(log))
 	if err != nil {
 		return nil, fmt.Errorf("open the books in %s: %w", r.DatastoreDir(), err)
 	}
 	undo = append(undo, store.Close)
-	gater, err := newGater(store)
-	if err != nil {
+	if d.gater, err = newGater(store); err != nil {
 		return nil, fmt.Errorf("read the block list: %w", err)
 	}
-	h, err := Listen(r.Identity(), cfg.Listen, gater)
-	if err != nil {
+	if err = d.openChain(ctx, r, store, start, log); err != nil {
 		return nil, err
 	}
-	undo = append(undo, h.Close)
-	d := &Daemon{host: h, failed: make(chan error, 1), closing: make(chan struct{}), API: &API{gater: gater, events: rpc.NewEventLog(time.Now()), started: time.Now()}}
+	if d.chain != nil {
+		undo = append(undo, d.chain.close)
+	}
+	if d.host, err = Listen(r.Identity(), cfg.Listen, d.gater); err != nil {
+		return nil, err
+	}
+	undo = append(undo, d.host.Close)
 	nodeCfg.Logger, nodeCfg.Notify = log, d.notify
-	if d.node, err = newNode(h, store, nodeCfg); err != nil {
+	if d.node, err = newNode(d.host, store, nodeCfg); err != nil {
 		return nil, err
 	}
-	undo[0] = func() error { return nil } // the node closes the store
-	undo = append(undo, d.node.Close)
+	if d.chain != nil {
+		d.node.metrics.MustRegister(newChainCollector(d.chain))
+	}
+	undo = append(undo, d.node.closeParts)
 	if cfg.HTTP != "" {
 		if err = d.serveHTTP(cfg.HTTP); err != nil {
 			return nil, err
@@ -86,6 +142,37 @@ func Start(_ context.Context, r *repo.Repo, log *slog.Logger) (_ *Daemon, err er
 	return d, nil
 }
 
+// openChain opens the payment channels where a chain is configured.
+func (d *Daemon) openChain(ctx context.Context, r *repo.Repo, store *durable.Store, start StartConfig, log *slog.Logger) (err error) {
+	if start.Chain.URL == "" {
+		return withoutChain(ctx, store)
+	}
+	if d.chain, err = openChain(ctx, r, store, start.Chain, d.notifyChain, log); err != nil {
+		return err
+	}
+	d.channels = d.chain.channels()
+	if start.Dev {
+		if err = d.chain.fund(ctx); err != nil {
+			return errors.Join(fmt.Errorf("fill the wallet: %w", err), d.chain.close())
+		}
+	}
+	return nil
+}
+
+// notifyChain keeps what happens to channels for EventsSince.
+func (d *Daemon) notifyChain(n paych.Notice) {
+	fields := map[string]any{"channel": addressText(n.Channel)}
+	if n.Cid.Defined() {
+		fields["cid"] = n.Cid.String()
+	}
+	if n.Final != nil {
+		fields["to_payee"], fields["to_payer"] = n.Final.ToSend.String(), n.Final.Rest.String()
+	}
+	// A secret is money until everybody knows it, and this log is read by all who
+	// hold a token.
+	d.events.Append(time.Now(), "channel "+string(n.Kind), "", fields)
+}
+
 // newGater returns the operator's block list, kept in the store.
 func newGater(store *durable.Store) (*conngater.BasicConnectionGater, error) {
 	var ds datastore.Datastore = shelf{store: store, prefix: "/blocklist"}
@@ -93,13 +180,16 @@ func newGater(store *durable.Store) (*conngater.BasicConnectionGater, error) {
 }
 
 // nodeConfig turns settings into what the parts want.
-func nodeConfig(c repo.Config) (Config, error) {
+func nodeConfig(c repo.Config, hasChain bool) (Config, error) {
 	mode, err := swap.ParseMode(c.Mode)
 	if err != nil {
 		return Config{}, err
 	}
 	if mode == swap.ModeHard {
-		return Config{}, errors.New("host: mode hard needs a chain adapter, which this version does not have; use mode soft or mock")
+		if !hasChain {
+			return Config{}, refuse("tally start --chain URL, or tally start --dev", "mode hard settles on a chain, and none is configured")
+		}
+		return Config{}, refuse("use mode mock", "mode hard is not in this version yet")
 	}
 	shards := make([]uint32, len(c.Shards))
 	for i, s := range c.Shards {
@@ -129,11 +219,18 @@ func (d *Daemon) Addrs() []string { return d.node.Addrs() }
 // nothing is served any more.
 func (d *Daemon) Failed() <-chan error { return d.failed }
 
-// watchStore passes a failure of the store on; it ends with it, or with Close.
+// watchStore passes a failure of the store or of the dev chain on; it ends with
+// it, or with Close.
 func (d *Daemon) watchStore() {
+	var dev <-chan error
+	if d.dev != nil {
+		dev = d.dev.Failed()
+	}
 	select {
 	case <-d.node.store.Broken():
 		d.failed <- d.node.store.Failed()
+	case err := <-dev:
+		d.failed <- err
 	case <-d.closing:
 	}
 }
@@ -148,8 +245,16 @@ func (d *Daemon) Close(ctx context.Context) error {
 		defer cancel()
 		errs = append(errs, d.http.Shutdown(ctx))
 	}
-	// The node first: its sessions end politely, while the host still carries.
-	errs = append(errs, d.node.Close(), d.host.Close())
+	// The services first: their sessions end politely, while the host still
+	// carries. Then the channels, and when nobody writes any more the store.
+	errs = append(errs, d.node.closeParts())
+	if d.chain != nil {
+		errs = append(errs, d.chain.close())
+	}
+	errs = append(errs, d.node.store.Close(), d.host.Close())
+	if d.dev != nil {
+		errs = append(errs, d.dev.Close(ctx))
+	}
 	return errors.Join(errs...)
 }
 

@@ -30,7 +30,7 @@ func startDaemon(t *testing.T, dir string, change func(*repo.Config)) (*Daemon, 
 	if err := r.SetConfig(cfg); err != nil {
 		t.Fatal(err)
 	}
-	d, err := Start(context.Background(), r, slog.New(slog.DiscardHandler))
+	d, err := Start(context.Background(), r, StartConfig{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(errors.Join(err, r.Close()))
 	}

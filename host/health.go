@@ -9,6 +9,7 @@ import (
 
 	"github.com/tallystick/tally/host/rpc"
 	"github.com/tallystick/tally/internal/durable"
+	"github.com/tallystick/tally/paych"
 	"github.com/tallystick/tally/protocols/storenet"
 	"github.com/tallystick/tally/swap"
 )
@@ -38,7 +39,7 @@ func (a *API) Status(ctx context.Context) (rpc.Status, error) {
 		st.OwedToUs += uint64(rows[i].Balance.Owed())
 		st.OwedByUs += uint64(rows[i].Balance.Debt())
 	}
-	st.Checks = a.checks(rows, policy)
+	st.Checks = append(a.checks(rows, policy), a.chain.checks(ctx)...)
 	st.Healthy = true
 	for _, c := range st.Checks {
 		if c.State == rpc.CheckFail {
@@ -112,7 +113,7 @@ func (a *API) exposureCheck(policy swap.Policy) rpc.Check {
 	return c
 }
 
-// CheckStore reads through the books and messages in dir, which no process may
+// CheckStore reads through the books, channels and messages in dir, which no process may
 // use, and reports the first damage with its place.
 func CheckStore(ctx context.Context, dir string) (err error) {
 	store, err := durable.Open(dir, durable.WithLogger(slog.New(slog.DiscardHandler)))
@@ -121,6 +122,9 @@ func CheckStore(ctx context.Context, dir string) (err error) {
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	if err := swap.CheckStore(ctx, store); err != nil {
+		return err
+	}
+	if _, _, _, err := paych.Bound(ctx, store); err != nil && !errors.Is(err, paych.ErrNotFound) {
 		return err
 	}
 	messages, err := storenet.OpenStore(ctx, store)

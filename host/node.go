@@ -164,12 +164,15 @@ func newNode(h host.Host, store *durable.Store, cfg Config) (_ *Node, err error)
 
 // Close ends the services, saves the books and closes their store. The libp2p
 // host stays open.
-func (n *Node) Close() error {
+func (n *Node) Close() error { return errors.Join(n.closeParts(), n.store.Close()) }
+
+// closeParts is Close without the store, which others may still need.
+func (n *Node) closeParts() error {
 	var errs []error
 	if n.server != nil {
 		errs = append(errs, n.server.Close())
 	}
-	errs = append(errs, n.swap.Close(), n.book.Close(), n.store.Close())
+	errs = append(errs, n.swap.Close(), n.book.Close())
 	return errors.Join(errs...)
 }
 

@@ -250,6 +250,42 @@ func history(ctx context.Context, s *durable.Store, id uint64) ([]entry, error) 
 	return list, err
 }
 
+// Bound says which chain a store is bound to, and how many of its channels have to
+// be watched there. ErrNotFound where it was never on one. It is for who opens a
+// store without a chain at hand.
+func Bound(ctx context.Context, s *durable.Store) (network string, genesis cid.Cid, live int, err error) {
+	rec, err := s.Get(ctx, keyChain)
+	if errors.Is(err, durable.ErrNotFound) {
+		return "", cid.Undef, 0, fmt.Errorf("%w: the store was on none", ErrNotFound)
+	}
+	if err != nil {
+		return "", cid.Undef, 0, err
+	}
+	if network, genesis, err = decodeChain(rec); err != nil {
+		return "", cid.Undef, 0, err
+	}
+	all, err := load(ctx, s, &Rules{})
+	if err != nil {
+		return "", cid.Undef, 0, err
+	}
+	for _, c := range all.channels {
+		if !c.Buried && c.Phase != PhaseFailed {
+			live++
+		}
+	}
+	return network, genesis, live, nil
+}
+
+func decodeChain(rec []byte) (string, cid.Cid, error) {
+	_, payload, err := durable.Unseal(keyChain, chainVersion, rec)
+	if err != nil {
+		return "", cid.Undef, err
+	}
+	r := reader{b: payload}
+	network, genesis := string(r.bytes()), r.cid()
+	return network, genesis, r.end()
+}
+
 // ensureChain binds the store to one chain.
 func ensureChain(ctx context.Context, s *durable.Store, p Params) error {
 	w := writer{}
@@ -264,13 +300,8 @@ func ensureChain(ctx context.Context, s *durable.Store, p Params) error {
 	if err != nil {
 		return err
 	}
-	_, payload, err := durable.Unseal(keyChain, chainVersion, rec)
+	network, genesis, err := decodeChain(rec)
 	if err != nil {
-		return err
-	}
-	r := reader{b: payload}
-	network, genesis := string(r.bytes()), r.cid()
-	if err := r.end(); err != nil {
 		return err
 	}
 	if network != p.Network || genesis != p.Genesis {

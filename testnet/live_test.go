@@ -44,7 +44,7 @@ func startDaemon(t *testing.T) string {
 	if err := r.SetConfig(cfg); err != nil {
 		t.Fatal(err)
 	}
-	d, err := host.Start(t.Context(), r, log)
+	d, err := host.Start(t.Context(), r, host.StartConfig{Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -59,8 +59,10 @@ func systemIO(d Deps) Deps {
 // StartOptions is what a peer is told beside its repo.
 type StartOptions struct {
 	Logger *slog.Logger
-	// Dev is set for a throw-away peer.
+	// Dev is set for a throw-away peer with a chain of its own.
 	Dev bool
+	// Chain is the node of the chain; without URL there is none.
+	Chain repo.ChainNode
 }
 
 // RunningPeer is a peer that listens. The command adds what belongs to the

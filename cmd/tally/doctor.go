@@ -31,8 +31,8 @@ func (a *app) doctorCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor",
 		Short: "Check the repo, the machine and the running peer",
-		Long: `Checks folder, permissions, lock, settings, ports, clock, disk space, the speed of
-synced writes, the running peer and the store. Each line that is not ok says what
+		Long: `Checks folder, permissions, lock, settings, chain, ports, clock, disk space, the
+speed of synced writes, the running peer and the store. Each line that is not ok says what
 to do. It changes nothing and exits with 1 if a check fails.`,
 		Example: "  tally doctor\n  tally doctor -o json",
 		Args:    nArgs(0),
@@ -101,8 +101,8 @@ func (d *doctor) examine(ctx context.Context) {
 		d.add("permissions", rpc.CheckOK, "", "secrets are ours alone")
 	}
 	config, err := repo.ReadConfig(d.dir)
-	if d.result("config", err, repo.ConfigFile+" is valid") && config.Mode == "hard" {
-		d.add("mode", rpc.CheckFail, "set mode = \"mock\"", "mode hard needs a chain, and this version has none")
+	if d.result("config", err, repo.ConfigFile+" is valid") {
+		d.chain(config)
 	}
 	pid, held, lockErr := repo.Holder(d.dir)
 	switch {
@@ -120,6 +120,28 @@ func (d *doctor) examine(ctx context.Context) {
 	d.clock()
 	d.disk()
 	d.store(ctx, held)
+}
+
+// chain checks what is said of the chain, not the node: the running peer does.
+func (d *doctor) chain(c repo.Config) {
+	node, err := c.ChainNode(d.dir, os.Getenv)
+	switch {
+	case err != nil:
+		d.result("chain", err, "")
+	case node.URL != "":
+		token := "without a token"
+		if node.Token != "" {
+			token = "with a token"
+		}
+		d.add("chain", rpc.CheckOK, "", "named by %s, %s", node.From, token)
+	case c.Mode == "hard":
+		d.add("chain", rpc.CheckFail, "set chain in "+repo.ConfigFile+", or mode = \"mock\"", "mode hard needs a chain, and none is configured")
+	default:
+		d.add("chain", rpc.CheckSkip, "", "none is configured")
+	}
+	if c.Mode == "hard" {
+		d.add("mode", rpc.CheckFail, "set mode = \"mock\"", "mode hard is not in this version yet")
+	}
 }
 
 // daemon asks the running peer for its own checks.

@@ -152,15 +152,15 @@ func (a *app) report(err error) int {
 	code, cause, remedy := exitFailed, err.Error(), ""
 	var (
 		cli     *cliError
-		inRepo  *repo.Error
+		advised interface{ Remedy() string } // of a repo, or of a start
 		coded   *rpc.Error
 		refused *rpc.StatusError
 	)
 	switch {
 	case errors.As(err, &cli):
 		code, remedy = cli.code, cli.remedy
-	case errors.As(err, &inRepo):
-		remedy = inRepo.Remedy()
+	case errors.As(err, &advised):
+		remedy = advised.Remedy()
 	case errors.As(err, &coded), errors.As(err, &refused):
 		e := rpc.Explain(err)
 		remedy = e.Remedy

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -21,9 +22,9 @@ import (
 const stopWithin = 5 * time.Second
 
 type startFlags struct {
-	dev              bool
-	listen           []string
-	rpc, chain, mode string
+	dev                         bool
+	listen                      []string
+	rpc, chain, tokenFile, mode string
 }
 
 func (a *app) startCmd() *cobra.Command {
@@ -37,12 +38,23 @@ func (a *app) startCmd() *cobra.Command {
 When the peer is ready it writes <repo>/api and prints one line; with -o json:
 {"ready":true,"peer_id":…,"addrs":[…],"rpc":…}. Logs go to standard error.
 
+--chain names the JSON-RPC of a chain's node, for payment channels; without it, the
+setting chain does, then FULLNODE_API_INFO of the environment. The token is that
+of --chain-token-file, else of TALLY_CHAIN_TOKEN, else the one beside the address
+(TOKEN:/ip4/…, which on the command line every user of the machine can see), else
+that of chain_token_file if the setting chain names the node. Keys are made in
+<repo>/keystore and belong to that chain: the node of another one is refused. A
+node that is away later on is waited for.
+
 --dev runs a throw-away peer: in a temporary repo that is removed at the end, or
-in the one that --repo or TALLY_PATH names, which is made where it is missing.
-This version has no chain, so that a --dev peer has none either and settles in
-mode mock or soft; mode hard is refused.`,
+in the one that --repo or TALLY_PATH names, which is made where it is missing. It
+has a chain of play money of its own in <repo>/devnet, see ` + "`tally devnet`" + `, and a
+filled wallet.
+
+Mode hard is not in this version yet.`,
 		Example: `  tally start
   tally start --listen /ip4/0.0.0.0/tcp/4001 --rpc 127.0.0.1:5001
+  tally start --chain http://127.0.0.1:PORT/rpc/v1 --chain-token-file net/token
   tally start --dev -o json`,
 		Args: nArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.start(cmd, flags) },
@@ -51,7 +63,8 @@ mode mock or soft; mode hard is refused.`,
 	f.BoolVar(&flags.dev, "dev", false, "throw-away peer for trying things out")
 	f.StringArrayVar(&flags.listen, "listen", nil, "multiaddr to listen on instead of those of the settings; may be repeated")
 	f.StringVar(&flags.rpc, "rpc", "", "unix, or HOST:PORT with a loopback host")
-	f.StringVar(&flags.chain, "chain", "", "URL of the chain's JSON-RPC")
+	f.StringVar(&flags.chain, "chain", "", "URL of the chain's JSON-RPC, or TOKEN:MULTIADDR as Lotus has it")
+	f.StringVar(&flags.tokenFile, "chain-token-file", "", "file with the token for it, readable by you alone")
 	f.StringVar(&flags.mode, "mode", "", "soft, mock or hard")
 	_ = cmd.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions([]string{"soft", "mock", "hard"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
@@ -88,18 +101,37 @@ func (a *app) start(cmd *cobra.Command, flags startFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	if config.Mode == "hard" {
-		return failf("use --mode mock, or set mode in "+repo.ConfigFile, "mode hard settles on a chain, and this version has none")
-	}
 	if err := r.SetConfig(config); err != nil {
 		return err
+	}
+	opts := StartOptions{Dev: flags.dev}
+	if !flags.dev {
+		if opts.Chain, err = config.ChainNode(dir, flags.getenv()); err != nil {
+			return err
+		}
+	}
+	if config.Mode == "hard" { // host says so too, for those without a command line
+		if !opts.Dev && opts.Chain.URL == "" {
+			return failf("tally start --chain URL, or tally start --dev", "mode hard settles on a chain, and none is configured")
+		}
+		return failf("use --mode mock, or set mode in "+repo.ConfigFile, "mode hard is not in this version yet")
 	}
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(config.LogLevel)); err != nil {
 		return err
 	}
-	logger := slog.New(slog.NewTextHandler(a.deps.Stderr, &slog.HandlerOptions{Level: level}))
-	return a.serve(cmd.Context(), r, logger, flags.dev)
+	opts.Logger = slog.New(slog.NewTextHandler(a.deps.Stderr, &slog.HandlerOptions{Level: level}))
+	return a.serve(cmd.Context(), r, opts)
+}
+
+// getenv is the environment without what a flag comes before.
+func (f startFlags) getenv() func(string) string {
+	return func(key string) string {
+		if key == repo.EnvChainToken && (f.tokenFile != "" || repo.HasToken(f.chain)) {
+			return ""
+		}
+		return os.Getenv(key)
+	}
 }
 
 // overrule returns the settings with the flags in place.
@@ -112,7 +144,18 @@ func (f startFlags) overrule(cmd *cobra.Command, c repo.Config) (repo.Config, er
 		c.RPC = f.rpc
 	}
 	if set("chain") {
-		c.Chain = f.chain
+		// The token of the settings is for the node of the settings.
+		c.Chain, c.ChainTokenFile = f.chain, ""
+	}
+	if set("chain-token-file") {
+		path, err := filepath.Abs(f.tokenFile)
+		if err != nil {
+			return c, err
+		}
+		c.ChainTokenFile = path
+	}
+	if f.dev && (set("chain") || set("chain-token-file")) {
+		return c, usagef("leave out --dev, or --chain", "--dev has a chain of its own")
 	}
 	if set("mode") {
 		c.Mode = f.mode
@@ -137,7 +180,7 @@ func (a *app) startDir(flags startFlags) (dir string, remove func() error, err e
 		if _, err := repo.Init(temp); err != nil {
 			return "", nil, errors.Join(err, os.RemoveAll(temp))
 		}
-		_, _ = fmt.Fprintf(a.deps.Stderr, "dev: throw-away peer in %s, without a chain; tally --repo %s … talks to it\n", temp, temp)
+		_, _ = fmt.Fprintf(a.deps.Stderr, "dev: throw-away peer in %s with a chain of its own; tally --repo %s … talks to both\n", temp, temp)
 		return temp, func() error { return os.RemoveAll(temp) }, nil
 	}
 	dir, err = a.repoDir()
@@ -148,13 +191,14 @@ func (a *app) startDir(flags startFlags) (dir string, remove func() error, err e
 		if _, err := repo.Init(dir); err != nil && !errors.Is(err, repo.ErrExists) {
 			return "", nil, err
 		}
-		_, _ = fmt.Fprintf(a.deps.Stderr, "dev: peer in %s, without a chain\n", dir)
+		_, _ = fmt.Fprintf(a.deps.Stderr, "dev: peer in %s with a chain of its own\n", dir)
 	}
 	return dir, keep, nil
 }
 
 // serve runs the peer and its RPC until ctx ends.
-func (a *app) serve(ctx context.Context, r *repo.Repo, logger *slog.Logger, dev bool) (err error) {
+func (a *app) serve(ctx context.Context, r *repo.Repo, opts StartOptions) (err error) {
+	logger := opts.Logger
 	socket, err := r.SocketPath()
 	if err != nil {
 		return err
@@ -164,7 +208,7 @@ func (a *app) serve(ctx context.Context, r *repo.Repo, logger *slog.Logger, dev 
 		return failf("choose another with --rpc", "rpc cannot listen on %s: %w", r.Config().RPC, err)
 	}
 	defer func() { _ = listener.Close() }()
-	peer, err := a.deps.StartNode(ctx, r, StartOptions{Logger: logger, Dev: dev})
+	peer, err := a.deps.StartNode(ctx, r, opts)
 	if err != nil {
 		return err
 	}

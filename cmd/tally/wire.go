@@ -32,7 +32,7 @@ func realDeps() Deps {
 
 // startNode runs a peer with package host.
 func startNode(ctx context.Context, r *repo.Repo, opts StartOptions) (RunningPeer, error) {
-	d, err := host.Start(ctx, r, opts.Logger)
+	d, err := host.Start(ctx, r, host.StartConfig{Logger: opts.Logger, Dev: opts.Dev, Chain: opts.Chain})
 	if err != nil {
 		return nil, err
 	}

@@ -86,6 +86,7 @@ type Client struct {
 	node   methods
 	dev    Dev
 	params paych.Params
+	devnet bool // the node is an embedded chain
 	// suspect is set when the node was not reached: what answers next may be
 	// another one.
 	suspect atomic.Bool
@@ -108,7 +109,7 @@ var (
 
 // Open connects to a node and makes sure that it is on the right network.
 func Open(ctx context.Context, cfg Config) (*Client, error) {
-	if err := cfg.validate(); err != nil {
+	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	quietLibrary()
@@ -239,7 +240,7 @@ func (c *Client) meet(ctx context.Context) error {
 	if version.BlockDelay == 0 || version.BlockDelay > 3600 {
 		return fmt.Errorf("lotus: the node says that an epoch has %d s", version.BlockDelay)
 	}
-	if strings.HasPrefix(version.Version, devnetVersion) {
+	if c.devnet = strings.HasPrefix(version.Version, devnetVersion); c.devnet {
 		dev, err := c.dev.DevParams(ctx)
 		if err != nil {
 			return fmt.Errorf("lotus: %w", err)
@@ -277,6 +278,9 @@ func (c *Client) trust(ctx context.Context) error {
 
 // Params implements paych.Chain.
 func (c *Client) Params() paych.Params { return c.params }
+
+// Devnet reports whether the node is an embedded chain.
+func (c *Client) Devnet() bool { return c.devnet }
 
 // Dev are the methods of the embedded chain; on another node they fail.
 func (c *Client) Dev() *Dev { return &c.dev }

@@ -85,7 +85,8 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-func (c *Config) validate() error {
+// Validate fills in the defaults and reports what cannot be. It does no IO.
+func (c *Config) Validate() error {
 	u, err := url.Parse(c.URL)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return errors.New("lotus: the node's URL must begin with http:// or https://") // it may hold a secret
