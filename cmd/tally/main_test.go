@@ -15,6 +15,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(processEnv) != "" {
+		os.Exit(run(realDeps()))
+	}
 	testscript.Main(m, map[string]func(){
 		"tally": func() { os.Exit(run(fakeDeps())) },
 	})
