@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/tallystick/tally/host/repo"
 	"github.com/tallystick/tally/host/rpc"
+	"github.com/tallystick/tally/host/rpc/rpctest"
 )
 
 const bob = "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
@@ -24,6 +26,8 @@ type fakePeer struct {
 	addrs   []string
 	started time.Time
 	events  *rpc.EventLog
+	// town has the payment channels; nil on a peer without a chain.
+	town *rpctest.Town
 
 	mu       sync.Mutex
 	messages []rpc.Message
@@ -31,11 +35,28 @@ type fakePeer struct {
 	settled  bool
 }
 
-func startFake(_ context.Context, r *repo.Repo, opts StartOptions) (RunningPeer, error) {
+func startFake(ctx context.Context, r *repo.Repo, opts StartOptions) (RunningPeer, error) {
 	opts.Logger.Debug("fake peer starts", "rpc_key", r.RPCKey())
-	return &fakePeer{
+	f := &fakePeer{
 		id: r.PeerID().String(), addrs: r.Config().Listen, started: time.Now(), events: rpc.NewEventLog(time.Now()),
-	}, nil
+	}
+	// FAKE_CHAIN names the file that tells a script the addresses of the chain.
+	if path := os.Getenv("FAKE_CHAIN"); path != "" {
+		town, err := rpctest.Open(context.WithoutCancel(ctx))
+		if err != nil {
+			return nil, err
+		}
+		f.town = town
+		facts := map[string]string{"us": town.Us.String(), "them": town.Them.String(), "inbound": town.Inbound.String(), "voucher": town.Voucher}
+		data, err := json.Marshal(facts)
+		if err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	return f, nil
 }
 
 func (f *fakePeer) Addrs() []string {
@@ -49,6 +70,9 @@ func (f *fakePeer) Addrs() []string {
 func (f *fakePeer) Close(ctx context.Context) error {
 	if os.Getenv("FAKE_HANG") != "" {
 		select {} // a peer that never stops
+	}
+	if f.town != nil {
+		return errors.Join(ctx.Err(), f.town.Close())
 	}
 	return ctx.Err()
 }
@@ -187,6 +211,9 @@ func (f *fakePeer) EventsSince(ctx context.Context, cursor uint64) (rpc.EventBat
 }
 
 func (f *fakePeer) Channels() (*rpc.Channels, error) {
+	if f.town != nil {
+		return f.town.Channels, nil
+	}
 	return nil, rpc.NewError(rpc.CodeNoChain, "no chain is configured")
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,6 +38,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"waitfor": waitFor,
 			"replace": replaceIn,
+			"jsonenv": jsonEnv,
 		},
 		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
 	})
@@ -64,6 +66,17 @@ func replaceIn(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("%s has no %q", args[2], args[0])
 	}
 	ts.Check(os.WriteFile(path, bytes.ReplaceAll(data, []byte(args[0]), []byte(args[1])), 0o600))
+}
+
+// jsonEnv puts a text of a JSON object into the environment: jsonenv FILE KEY NAME.
+func jsonEnv(ts *testscript.TestScript, _ bool, args []string) {
+	var object map[string]any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &object))
+	text, ok := object[args[1]].(string)
+	if !ok || text == "" {
+		ts.Fatalf("%s has no text %q", args[0], args[1])
+	}
+	ts.Setenv(args[2], text)
 }
 
 // Every command is reachable by its path and says what it does, at length and
