@@ -23,6 +23,10 @@ const (
 	// handed out without a copy, and most of ours are far smaller.
 	readAhead = 4 << 10
 
+	// wideAhead is the buffer of a wide reader: what the muxer has at once of a
+	// stream that is never idle for long.
+	wideAhead = 64 << 10
+
 	// growStep is how far, in bytes, memory for a long frame runs ahead of the
 	// bytes that have arrived: a peer that announces a large frame and sends
 	// nothing costs no more than this.
@@ -38,11 +42,15 @@ type ReadStream interface {
 // buffers are shared by all Readers: a long-lived stream that idles holds none.
 var buffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, readAhead) }}
 
+// wide are the buffers of readers with NewWideReader.
+var wide = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, wideAhead) }}
+
 // Reader reads frames from one stream. It reads ahead: nothing else may read
 // the stream. One goroutine at a time. After the first error every call returns
 // that error.
 type Reader struct {
 	s       ReadStream
+	pool    *sync.Pool
 	br      *bufio.Reader // nil while a long-lived stream idles
 	max     int
 	timeout time.Duration // of one frame, from its first byte
@@ -63,14 +71,14 @@ func (s rest) Read(p []byte) (int, error) { return s.r.s.Read(p) }
 func (r *Reader) await() error {
 	if r.br != nil {
 		r.br.Reset(nil)
-		buffers.Put(r.br)
+		r.pool.Put(r.br)
 		r.br = nil
 	}
 	r.long = nil
 	if _, err := io.ReadFull(r.s, r.first[:]); err != nil {
 		return err
 	}
-	r.br = buffers.Get().(*bufio.Reader)
+	r.br = r.pool.Get().(*bufio.Reader)
 	r.br.Reset(io.MultiReader(bytes.NewReader(r.first[:]), rest{r}))
 	_, err := r.br.Peek(1)
 	return err
@@ -82,11 +90,21 @@ func (r *Reader) await() error {
 func NewReader(s ReadStream, maxFrame int) *Reader {
 	return &Reader{
 		s:       s,
+		pool:    &buffers,
 		br:      bufio.NewReaderSize(s, readAhead),
 		max:     maxFrame,
 		timeout: DefaultTimeout,
 		idle:    DefaultTimeout,
 	}
+}
+
+// NewWideReader is NewReader with a buffer of 64 KiB, for the few streams that
+// carry a thousand frames at a time. It holds it only while the stream is busy,
+// where SetTimeout allows to be idle for ever.
+func NewWideReader(s ReadStream, maxFrame int) *Reader {
+	r := NewReader(s, maxFrame)
+	r.pool, r.br = &wide, bufio.NewReaderSize(s, wideAhead)
+	return r
 }
 
 // SetTimeout changes the limits from the next frame on: idle until its first
