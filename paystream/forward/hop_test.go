@@ -1,0 +1,416 @@
+package forward
+
+import (
+	"encoding/binary"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/tallystick/tally"
+)
+
+const testNow int64 = 1_700_000_000_000
+
+// bench is one core with two neighbours, left and right, and a payee beyond.
+type hopBench struct {
+	t   *testing.T
+	hop *Hop
+	tab *fakeTabs
+	now int64
+}
+
+func newHopBench(t *testing.T, rules Rules) *hopBench {
+	x := &hopBench{t: t, tab: newFakeTabs(map[peer.ID]tally.Balance{}), now: testNow}
+	x.hop = NewHop(HopConfig{Self: "self", Rules: rules, Account: x.tab, Routes: map[peer.ID]peer.ID{"far": "right", "back": "left"}, FirstID: 100})
+	x.do(Event{Kind: EvUp, Peer: "left", Window: 4})
+	x.do(Event{Kind: EvUp, Peer: "right", Window: 4})
+	return x
+}
+
+func (x *hopBench) step(ev Event) ([]Effect, error) {
+	x.t.Helper()
+	fx, err := x.hop.Step(x.now, &ev, nil)
+	if check := x.hop.Check(); check != nil {
+		x.t.Fatal(check)
+	}
+	return fx, err
+}
+
+func (x *hopBench) do(ev Event) []Effect {
+	x.t.Helper()
+	fx, err := x.step(ev)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	return fx
+}
+
+func (x *hopBench) from(p peer.ID, m *Msg) []Effect {
+	x.t.Helper()
+	return x.do(Event{Kind: EvMessage, Peer: p, Msg: m})
+}
+
+var testSecret = tally.Preimage{1, 2, 3}
+
+// testPrepare is a packet that passes with the default rules.
+func testPrepare(id uint64, change ...func(*Msg)) *Msg {
+	m := &Msg{
+		Kind: MsgPrepare, ID: id, Amount: 100, Expires: testNow + 30_000, Condition: Blake2b(testSecret.Hashlock()),
+		HopsLeft: 5, Dest: "far", Data: []byte("data"),
+	}
+	binary.BigEndian.PutUint64(m.Part[:], id)
+	for _, f := range change {
+		f(m)
+	}
+	return m
+}
+
+func TestPrepareIsPassedOn(t *testing.T) {
+	x := newHopBench(t, Rules{FeeBase: 2, FeePPM: 10_001})
+	fx := x.from("left", testPrepare(1))
+	if len(fx) != 1 || fx[0].Kind != FxSend || fx[0].Peer != "right" {
+		t.Fatalf("effects %+v", fx)
+	}
+	// 1.0001 of 100 rounds up to 2, and the base.
+	if m := fx[0].Msg; m.ID != 100 || m.Amount != 96 || m.Expires != testNow+29_000 || m.HopsLeft != 4 || string(m.Data) != "data" {
+		t.Fatalf("passed on as %+v", m)
+	}
+	if x.tab.inFlight("left", In) != 100 || x.tab.inFlight("right", Out) != 96 {
+		t.Fatalf("held %v", x.tab.held)
+	}
+	fx = x.from("right", &Msg{Kind: MsgFulfil, ID: 100, Preimage: testSecret})
+	if len(fx) != 2 || fx[0].Msg.Kind != MsgFulfil || fx[0].Peer != "left" || fx[0].Msg.ID != 1 || fx[1].Msg.Kind != MsgFulfilAck || fx[1].Peer != "right" {
+		t.Fatalf("effects %+v", fx)
+	}
+	if x.tab.balance["left"] != 100 || x.tab.balance["right"] != -96 || x.hop.Earned() != 4 {
+		t.Fatalf("balances %v, earned %d", x.tab.balance, x.hop.Earned())
+	}
+	// Repeated, it is acked and booked once.
+	fx = x.from("right", &Msg{Kind: MsgFulfil, ID: 100, Preimage: testSecret})
+	if len(fx) != 1 || fx[0].Msg.Kind != MsgFulfilAck || x.tab.balance["right"] != -96 {
+		t.Fatalf("effects %+v, balances %v", fx, x.tab.balance)
+	}
+	x.from("left", &Msg{Kind: MsgFulfilAck, ID: 1})
+	if in, out := x.hop.InFlight("left"); in != 0 || out != 0 {
+		t.Fatalf("%d in, %d out", in, out)
+	}
+}
+
+func TestPrepareIsRefused(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		want   Code
+		change func(*Msg)
+	}{
+		{"2^63 units", CodeTooLarge, func(m *Msg) { m.Amount = 1 << 63 }},
+		{"a lock", CodeUnsupported, func(m *Msg) { m.Locked = true }},
+		{"a point", CodeUnsupported, func(m *Msg) { m.Condition.Kind = ConditionPoint }},
+		{"hops left beyond the bound", CodeTooManyHops, func(m *Msg) { m.HopsLeft = MaxHops + 1 }},
+		{"no hop left", CodeTooManyHops, func(m *Msg) { m.HopsLeft = 0 }},
+		{"too much time", CodeExpiryTooFar, func(m *Msg) { m.Expires = testNow + 300_001 }},
+		{"no time for a hop", CodeExpiryTooSoon, func(m *Msg) { m.Expires = testNow + 1000 }},
+		{"expired at the payee", CodeRefused, func(m *Msg) { m.Dest, m.Expires = "self", testNow }},
+		{"unknown payee", CodeNoRoute, func(m *Msg) { m.Dest = "nobody" }},
+		{"back where it came from", CodeNoRoute, func(m *Msg) { m.Dest = "back" }},
+		{"a route over a stranger", CodeNoRoute, func(m *Msg) { m.Dest, m.Via = "nobody", []peer.ID{"stranger"} }},
+		{"nothing left after the fee", CodeTooSmall, func(m *Msg) { m.Amount = 1 }},
+		{"over the headroom", CodeHeadroom, func(m *Msg) { m.Amount = 1001 }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			x := newHopBench(t, Rules{FeeBase: 1})
+			fx := x.from("left", testPrepare(1, c.change))
+			if len(fx) != 1 || fx[0].Kind != FxSend || fx[0].Peer != "left" || fx[0].Msg.Kind != MsgReject || fx[0].Msg.Code != c.want {
+				t.Fatalf("got %+v %v, want %v", fx, fx[0].Msg.Code, c.want)
+			}
+			if len(x.tab.held) != 0 {
+				t.Fatalf("still held: %v", x.tab.held)
+			}
+			if c.want == CodeHeadroom && fx[0].Msg.Headroom != 1000 {
+				t.Fatalf("headroom %d", fx[0].Msg.Headroom)
+			}
+		})
+	}
+}
+
+// The same part in flight twice would be a loop; parts of one payment share a
+// condition and pass.
+func TestLoopGuard(t *testing.T) {
+	x := newHopBench(t, Rules{})
+	x.from("left", testPrepare(1))
+	fx := x.from("right", testPrepare(9, func(m *Msg) { m.Part, m.Dest = testPrepare(1).Part, "back" }))
+	if fx[0].Msg.Code != CodeLoop {
+		t.Fatalf("code %v, want loop", fx[0].Msg.Code)
+	}
+	if fx = x.from("left", testPrepare(2)); fx[0].Msg.Kind != MsgPrepare {
+		t.Fatalf("another part with the same condition: %v", fx[0].Msg.Code)
+	}
+	x.from("right", &Msg{Kind: MsgReject, ID: 100, Code: CodeApplication})
+	if fx = x.from("left", testPrepare(3, func(m *Msg) { m.Part = testPrepare(1).Part })); fx[0].Msg.Kind != MsgPrepare {
+		t.Fatalf("the part again after its reject: %v", fx[0].Msg.Code)
+	}
+}
+
+func TestFaults(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		want error
+		bad  func(x *hopBench) Event
+	}{
+		{"id again", errIDTwice, func(*hopBench) Event { return Event{Kind: EvMessage, Peer: "left", Msg: testPrepare(1)} }},
+		{"wrong preimage", errPreimage, func(*hopBench) Event {
+			return Event{Kind: EvMessage, Peer: "right", Msg: &Msg{Kind: MsgFulfil, ID: 100}}
+		}},
+		{"more than announced", errTooMany, func(x *hopBench) Event {
+			x.from("left", testPrepare(2))
+			return Event{Kind: EvMessage, Peer: "left", Msg: testPrepare(3)}
+		}},
+		{"syncs without end", errAsks, func(x *hopBench) Event {
+			for range askBurst {
+				x.from("left", &Msg{Kind: MsgSyncAsk})
+			}
+			return Event{Kind: EvMessage, Peer: "left", Msg: &Msg{Kind: MsgSyncAsk}}
+		}},
+		{"a sync of too many", errSync, func(*hopBench) Event {
+			return Event{Kind: EvMessage, Peer: "right", Msg: &Msg{Kind: MsgSync, Round: 1, Live: make([]uint64, 2*MaxInFlight+1)}}
+		}},
+		{"no message", errUnexpected, func(*hopBench) Event { return Event{Kind: EvMessage, Peer: "right", Msg: &Msg{}} }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			x := newHopBench(t, Rules{MaxInFlight: 2})
+			x.from("left", testPrepare(1))
+			ev := c.bad(x)
+			held := len(x.tab.held)
+			if fx, err := x.step(ev); !errors.Is(err, c.want) || !errors.Is(err, ErrFault) || len(fx) != 0 {
+				t.Fatalf("%v with %d effects, want %v", err, len(fx), c.want)
+			}
+			if len(x.tab.held) != held {
+				t.Fatalf("holds changed: %v", x.tab.held)
+			}
+		})
+	}
+}
+
+// A neighbour takes only so many at once, and only so much data.
+func TestWindow(t *testing.T) {
+	x := newHopBench(t, Rules{})
+	for id := range uint64(4) {
+		x.from("left", testPrepare(id+1))
+	}
+	if fx := x.from("left", testPrepare(5)); fx[0].Msg.Code != CodeBusy {
+		t.Fatalf("code %v, want busy", fx[0].Msg.Code)
+	}
+	x = newHopBench(t, Rules{})
+	x.do(Event{Kind: EvUp, Peer: "right", Window: MaxInFlight})
+	for id := uint64(1); ; id++ {
+		fx := x.from("left", testPrepare(id, func(m *Msg) { m.Amount, m.Data = 1, make([]byte, MaxData) }))
+		if fx[0].Msg.Kind == MsgPrepare {
+			continue
+		}
+		if fx[0].Msg.Code != CodeBusy || id != maxOutBytes/MaxData+1 {
+			t.Fatalf("packet %d: %v", id, fx[0].Msg.Code)
+		}
+		return
+	}
+}
+
+// While the link is down the hold stays, until late_hold is over and not longer.
+func TestLateHold(t *testing.T) {
+	x := newHopBench(t, Rules{})
+	x.from("left", testPrepare(1))
+	x.do(Event{Kind: EvDown, Peer: "right"})
+	x.now = testNow + 29_000 + lateHold - 1
+	if fx := x.do(Event{Kind: EvTick}); len(fx) != 0 || len(x.tab.held) != 2 {
+		t.Fatalf("released early: %+v", fx)
+	}
+	x.now++
+	fx := x.do(Event{Kind: EvTick})
+	if len(fx) != 1 || fx[0].Peer != "left" || fx[0].Msg.Code != CodeTimeout || len(x.tab.held) != 0 {
+		t.Fatalf("effects %+v, held %v", fx, x.tab.held)
+	}
+	// Nobody honours a fulfil after that.
+	x.do(Event{Kind: EvUp, Peer: "right", Window: 4})
+	fx = x.from("right", &Msg{Kind: MsgFulfil, ID: 100, Preimage: testSecret})
+	if len(fx) != 1 || fx[0].Msg.Kind != MsgFulfilAck || x.tab.balance["right"] != 0 {
+		t.Fatalf("a late fulfil: %+v, %v", fx, x.tab.balance)
+	}
+}
+
+// A fulfil within late_hold counts although the packet has expired.
+func TestLateFulfilIsHonoured(t *testing.T) {
+	x := newHopBench(t, Rules{})
+	x.from("left", testPrepare(1))
+	x.now = testNow + 29_000 + lateHold - 1
+	x.from("right", &Msg{Kind: MsgFulfil, ID: 100, Preimage: testSecret})
+	if x.tab.balance["right"] != -100 || x.tab.balance["left"] != 100 {
+		t.Fatalf("balances %v", x.tab.balance)
+	}
+}
+
+// On a live stream an expired packet is released only after a sync that was
+// asked for later does not list it.
+func TestExpiredPacketAsksFirst(t *testing.T) {
+	x := newHopBench(t, Rules{})
+	x.from("right", &Msg{Kind: MsgSync, Round: 1})
+	x.from("left", testPrepare(1))
+	x.from("left", testPrepare(2))
+	x.now = testNow + 29_000
+	fx := x.do(Event{Kind: EvTick})
+	if len(fx) != 1 || fx[0].Msg.Kind != MsgSyncAsk || fx[0].Msg.Round != 2 || len(x.tab.held) != 4 {
+		t.Fatalf("effects %+v", fx)
+	}
+	if fx = x.from("right", &Msg{Kind: MsgSync, Round: 1}); len(fx) != 0 {
+		t.Fatalf("an old round counted: %+v", fx)
+	}
+	fx = x.from("right", &Msg{Kind: MsgSync, Round: 2, Live: []uint64{101}})
+	if len(fx) != 1 || fx[0].Msg.Kind != MsgReject || fx[0].Msg.ID != 1 || len(x.tab.held) != 2 {
+		t.Fatalf("effects %+v, held %v", fx, x.tab.held)
+	}
+}
+
+// The payee may decide until the packet expires; then it is rejected for it.
+func TestOurPackets(t *testing.T) {
+	x := newHopBench(t, Rules{})
+	forUs := func(m *Msg) { m.Dest = "self" }
+	for id := uint64(1); id <= 2; id++ {
+		if fx := x.from("left", testPrepare(id, forUs)); len(fx) != 1 || fx[0].Kind != FxDeliver {
+			t.Fatalf("effects %+v", fx)
+		}
+	}
+	if _, err := x.step(Event{Kind: EvFulfil, Peer: "left", ID: 1, Msg: &Msg{}}); !errors.Is(err, errPreimage) {
+		t.Fatalf("a wrong preimage of our own: %v", err)
+	}
+	x.do(Event{Kind: EvFulfil, Peer: "left", ID: 1, Msg: &Msg{Preimage: testSecret}})
+	x.now = testNow + 30_000
+	if _, err := x.step(Event{Kind: EvFulfil, Peer: "left", ID: 2, Msg: &Msg{Preimage: testSecret}}); !errors.Is(err, ErrNotHeld) {
+		t.Fatalf("after its time: %v", err)
+	}
+	fx := x.do(Event{Kind: EvTick})
+	if len(fx) != 1 || fx[0].Msg.ID != 2 || fx[0].Msg.Code != CodeRefused {
+		t.Fatalf("effects %+v", fx)
+	}
+	// The fulfil is told again in the next session, until it is acked.
+	x.do(Event{Kind: EvDown, Peer: "left"})
+	for range 2 {
+		fx = x.do(Event{Kind: EvUp, Peer: "left", Window: 4})
+		if len(fx) != 2 || fx[1].Msg.Kind != MsgFulfil || fx[1].Msg.ID != 1 || fx[1].Msg.Preimage != testSecret {
+			t.Fatalf("effects %+v", fx)
+		}
+	}
+	fx = x.from("left", &Msg{Kind: MsgSyncAsk, Round: 7})
+	if m := fx[0].Msg; m.Kind != MsgSync || m.Round != 7 || len(m.Fulfilled) != 1 || len(m.Live) != 0 {
+		t.Fatalf("sync %+v", m)
+	}
+	x.from("left", &Msg{Kind: MsgFulfilAck, ID: 1})
+	if fx = x.do(Event{Kind: EvUp, Peer: "left", Window: 4}); len(fx) != 1 {
+		t.Fatalf("acked, and told again: %+v", fx)
+	}
+}
+
+func TestRouteOfThePayer(t *testing.T) {
+	x := newHopBench(t, Rules{})
+	fx := x.from("left", testPrepare(1, func(m *Msg) { m.Dest, m.Via = "beyond", []peer.ID{"right", "next"} }))
+	if fx[0].Peer != "right" || len(fx[0].Msg.Via) != 1 || fx[0].Msg.Via[0] != "next" {
+		t.Fatalf("effects %+v", fx[0].Msg)
+	}
+	fx = x.from("left", testPrepare(2, func(m *Msg) { m.Dest, m.Via = "right", []peer.ID{"right", "right"} }))
+	if fx[0].Peer != "right" || len(fx[0].Msg.Via) != 0 {
+		t.Fatalf("to a neighbour: %+v", fx[0].Msg)
+	}
+}
+
+func TestFee(t *testing.T) {
+	for _, c := range []struct {
+		rules  Rules
+		amount tally.Amount
+		want   tally.Amount
+		fits   bool
+	}{
+		{Rules{}, 1 << 62, 0, true},
+		{Rules{FeePPM: 1}, 1, 1, true},
+		{Rules{FeePPM: 1_000_000}, maxAmount - 1, maxAmount - 1, true},
+		{Rules{FeePPM: 500_000, FeeBase: 7}, 3, 9, true},
+		{Rules{FeeBase: tally.MaxAmount, FeePPM: 1}, 1, 0, false},
+	} {
+		if got, fits := c.rules.Fee(c.amount); fits != c.fits || fits && got != c.want {
+			t.Errorf("fee of %d under %+v: %d, %v", c.amount, c.rules, got, fits)
+		}
+	}
+	for _, r := range []Rules{{FeePPM: 1_000_001}, {HopDelta: time.Millisecond}, {MaxExpiry: 48 * time.Hour}, {MaxInFlight: MaxInFlight + 1}} {
+		if r.Complete().Validate() == nil {
+			t.Errorf("%+v is valid", r)
+		}
+	}
+}
+
+func TestRestoreRefusesDamage(t *testing.T) {
+	x := newSimNet(t, 3)
+	x.offer(3, 50)
+	for i, n := range x.nodes[:2] {
+		for key, rec := range n.records {
+			for cut := range len(rec) {
+				h := NewHop(HopConfig{Self: n.id, Account: n.tabs, Journal: true})
+				if _, err := h.Restore(key, rec[:cut], nil); err == nil {
+					t.Fatalf("node %d: record %d cut at %d is taken", i, key, cut)
+				}
+			}
+		}
+	}
+}
+
+func TestRejectErrorNamesTheRemedy(t *testing.T) {
+	for c := CodeRefused; c <= CodeInternal; c++ {
+		text := (&RejectError{Code: c, Headroom: 42}).Error()
+		if c != CodeHeadroom && c != CodeHeadroomFinal && !strings.Contains(text, c.String()) {
+			t.Errorf("%v: %s", c, text)
+		}
+		if c.String() == "unknown" || strings.HasSuffix(text, ": ") {
+			t.Errorf("code %d: %s", c, text)
+		}
+	}
+}
+
+// FuzzHopStep feeds a core with whatever two neighbours may send.
+func FuzzHopStep(f *testing.F) {
+	f.Add([]byte{1, 1, 0, 3, 100, 0, 2, 1, 9, 3, 100, 0})
+	f.Add([]byte("some messages, ticks and sessions in any order at all"))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		if len(in) > 600 {
+			return
+		}
+		x := newHopBench(t, Rules{FeeBase: 1, MaxInFlight: 8})
+		for len(in) >= 6 {
+			b := in[:6]
+			in = in[6:]
+			p := []peer.ID{"left", "right", "nobody"}[b[0]>>4%3]
+			m := testPrepare(uint64(b[1]), func(m *Msg) {
+				m.Kind = MsgKind(b[2] % 8)
+				m.Amount = tally.Amount(b[3]) << (b[4] % 64)
+				m.Dest = []peer.ID{"self", "far", "back", "left"}[b[5]%4]
+				m.Round, m.Preimage, m.HopsLeft = uint64(b[3]%4), testSecret, b[5]/8
+				m.Live, m.Fulfilled = []uint64{uint64(b[3]) + 100}, []uint64{uint64(b[4])}
+				if b[5]&0x80 != 0 {
+					m.Preimage[31] ^= 1
+				}
+			})
+			if m.Kind != MsgPrepare {
+				m.ID = uint64(b[1]) + 100*uint64(b[2]>>7)
+			}
+			x.now += int64(b[4]) * int64(b[4])
+			ev := Event{Kind: EventKind(b[0]%8) + 1, Peer: p, ID: uint64(b[1]), Window: int(b[3]), Ref: 1, Msg: m}
+			held := len(x.tab.held)
+			if _, err := x.step(ev); err != nil && len(x.tab.held) != held {
+				t.Fatalf("%v, and the holds changed", err)
+			}
+		}
+		// Whatever happened, time ends it.
+		x.now += 400_000 + 2*lateHold
+		x.do(Event{Kind: EvTick})
+		x.do(Event{Kind: EvTick})
+		if len(x.tab.held) != 0 {
+			t.Fatalf("still held: %v", x.tab.held)
+		}
+	})
+}
