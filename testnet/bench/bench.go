@@ -90,6 +90,7 @@ var table = []benchmark{
 	{"voucher", "create and add, in memory, at the 10^6-th, on disk", benchVoucher},
 	{"journal", "synced records of 256 writers", benchJournal},
 	{"mem", "bytes an account and a connected peer", benchMem},
+	{"stream", "packets over 1, 2 and 4 hops", benchStream},
 	{"recover", "kill -9 to serving, 10^6 accounts", benchRecover},
 	{"dial", "new peers with swap handshake", benchDial},
 }

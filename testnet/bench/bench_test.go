@@ -66,6 +66,14 @@ var shapes = map[string][]struct{ name, unit string }{
 	},
 	"journal": {{"journal", "records/s"}},
 	"mem":     {{"mem/record", "B"}, {"mem/account", "B"}, {"mem/peer", "B"}},
+	"stream": {
+		{"stream/memory/hops-1", "packets/s"},
+		{"stream/memory/hops-1/p50", "µs"},
+		{"stream/memory/hops-2", "packets/s"},
+		{"stream/memory/hops-2/p50", "µs"},
+		{"stream/durable/hops-1", "packets/s"},
+		{"stream/durable/hops-1/p50", "µs"},
+	},
 	"recover": {{"recover", "s"}},
 	"dial":    {{"dial", "peers/s"}},
 }
@@ -103,7 +111,7 @@ func TestShape(t *testing.T) {
 }
 
 // lowerIsBetter are the units of times and sizes.
-var lowerIsBetter = []string{"ns", "s", "B"}
+var lowerIsBetter = []string{"ns", "µs", "s", "B"}
 
 func checkFigure(t *testing.T, f *Figure) {
 	t.Helper()
