@@ -20,6 +20,9 @@
 //	Token    how a server remembers nothing (token_pure.go), URI (uri_pure.go)
 //	Budget   what all sockets of one token have moved (budget_pure.go)
 //	Receipt  what a payee signs for third parties (receipt.go)
+//	Endpoint all sockets of a node, disk and time around them (endpoint.go)
+//	Conn     one live socket (session.go)
+//	Carrier  what takes packets to other endpoints (carrier.go)
 //
 // A packet as hops see it; what is sealed is a Packet:
 //
@@ -42,5 +45,5 @@
 //
 // A packet of ours goes: due → hold saved → sent → fulfilled or rejected. One of
 // the peer: arrived → checked (R5) → saved → fulfilled. The package leaves to
-// others how packets travel.
+// others how packets travel: subpackage paystreamtest does it in memory.
 package paystream

@@ -33,7 +33,9 @@ const (
 	// EvLimits: the application sets Min and Max, also over what R6 has raised.
 	EvLimits EventKind = iota + 1
 	// EvState: an authentic State of the peer in a session that is confirmed:
-	// Seq, Seen (the highest of ours it has) and Totals.
+	// Seq, SeenSeq (the highest of ours it has) and Totals. Known: it came in the
+	// reply to a packet that left when our count of what had arrived was Arrived,
+	// and Amount is what the peer says it has received.
 	EvState
 	// EvSession: a new session is confirmed. What the peer told before does not
 	// count in it.

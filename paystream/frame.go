@@ -140,6 +140,7 @@ type (
 	StateFrame struct {
 		Seq, Seen uint64
 		Totals    Totals
+		Received  tally.Amount
 	}
 	// ProposalFrame asks the reader to move its limits.
 	ProposalFrame struct {
@@ -237,6 +238,7 @@ func (p *Packet) Append(dst []byte) []byte {
 		dst = appendBool(dst, 5, t.Wanted.Open)
 		dst = appendUint(dst, 6, uint64(t.Offer.N))
 		dst = appendBool(dst, 7, t.Offer.Open)
+		dst = appendUint(dst, 8, uint64(p.State.Received))
 		dst = endFrame(dst, at)
 	}
 	for i := range p.Proposals {
@@ -552,6 +554,8 @@ func (s *StateFrame) field(f field) (err error) {
 		t.Offer.N = tally.Amount(f.small(&err, math.MaxInt64))
 	case 7:
 		t.Offer.Open = f.uint(&err) != 0
+	case 8:
+		s.Received = tally.Amount(f.small(&err, math.MaxInt64))
 	}
 	return err
 }

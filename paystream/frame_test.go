@@ -30,7 +30,7 @@ func fullPacket() *Packet {
 		Kind: KindPrepare, Code: CodeTooLittle, RequestID: 7, Amount: 990, Sent: 1000,
 		Has:          HasOpen | HasState | HasNewAddress | HasAssetDetails | HasClose,
 		Open:         OpenFrame{Asset: []byte("karma"), Suite: 1, Idle: 60, ViaFrame: via("first", "last")},
-		State:        StateFrame{Seq: 3, Seen: 2, Totals: Totals{Expected: 10, Wanted: Total{N: 20}, Offer: Total{Open: true}}},
+		State:        StateFrame{Seq: 3, Seen: 2, Totals: Totals{Expected: 10, Wanted: Total{N: 20}, Offer: Total{Open: true}}, Received: 9},
 		NewAddress:   via("other"),
 		AssetDetails: AssetFrame{Code: []byte("FIL"), Scale: 9},
 		Close:        CloseFrame{Code: 1, Sent: 5, Received: 6},

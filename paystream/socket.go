@@ -118,7 +118,9 @@ type Socket struct {
 	// flight is the most that can arrive of holds, in the peer's units.
 	flight tally.Amount
 	// arrived is what the peer received of sent, in the peer's units.
-	arrived tally.Amount
+	// It is the most that can have; sure is the least. They differ where replies
+	// were lost. Invariant: sure <= arrived.
+	arrived, sure tally.Amount
 	// peak is the largest packet taken: it gives the tolerance.
 	peak tally.Amount
 	// rate is the way to the peer as measured last; floor and base are the
@@ -180,6 +182,10 @@ func plus(n tally.Amount, t Total) Total {
 // State returns the totals with their number and the highest number of the
 // peer's that we have seen: what every packet carries.
 func (s *Socket) State() (seq, seen uint64, t Totals) { return s.seq, s.peerSeq, s.told }
+
+// Unsure reports whether replies were lost, so that only the peer knows what has
+// arrived, and nothing is in flight that would tell.
+func (s *Socket) Unsure() bool { return s.sure != s.arrived && len(s.holds) == 0 }
 
 // Untold reports whether the peer has not seen our last state.
 func (s *Socket) Untold() bool { return s.acked < s.seq }
@@ -303,6 +309,15 @@ func (s *Socket) hear(ev *Event) ([]Effect, error) {
 		return nil, ErrUnexpected
 	}
 	s.acked = max(s.acked, ev.SeenSeq)
+	if ev.Known && ev.Arrived <= s.arrived {
+		// An answer to a packet that left when Arrived was all we had counted: what
+		// the peer has received since includes that.
+		still := ev.Arrived == s.arrived && len(s.holds) == 0
+		s.arrived = max(s.sure, min(s.arrived, ev.Amount.SaturatingAdd(s.arrived-ev.Arrived)))
+		if still {
+			s.sure = s.arrived // nothing moved since: the figure is exact
+		}
+	}
 	if ev.Seq <= s.peerSeq {
 		return nil, ErrStale
 	}
@@ -421,13 +436,15 @@ func (s *Socket) fulfilled(ev *Event) ([]Effect, error) {
 	if !ok {
 		return nil, ErrUnexpected
 	}
-	arrived := h.high
+	arrived, sure := h.high, h.least
 	if ev.Known {
 		arrived = max(ev.Arrived, h.least)
+		sure = arrived
 	}
 	s.unhold(ev.ID, h)
 	s.sent += h.amount
 	s.arrived = s.arrived.SaturatingAdd(arrived)
+	s.sure = s.sure.SaturatingAdd(sure)
 	if !s.terms.Refunds { // R6, the payer's side
 		s.max = lower(s.max, higher(At(s.Balance()+tally.Balance(s.holdIn)), s.min))
 	}
@@ -566,6 +583,8 @@ func (s *Socket) Check() error {
 		return broken("bounded-totals")
 	case len(s.holds) > maxHolds || len(s.takes) > maxHolds:
 		return broken("bounded-holds")
+	case s.sure > s.arrived:
+		return broken("sure-within-arrived")
 	case s.acked > s.seq:
 		return broken("acked-within-told")
 	case s.told != s.Totals():
@@ -580,7 +599,7 @@ func (s *Socket) Check() error {
 // restart. Holds have records of their own.
 const socketRecord = 4*9 + recordWords*8 + 1 + 4
 
-const recordWords = 13
+const recordWords = 14
 
 const (
 	flagRefunds = 1 << iota
@@ -595,7 +614,7 @@ func (s *Socket) AppendRecord(dst []byte) []byte {
 	}
 	for _, n := range [...]uint64{
 		uint64(s.terms.Tolerance), uint64(s.sent), uint64(s.received), uint64(s.arrived), uint64(s.peak),
-		s.floor.Num, s.floor.Den, s.open.Num, s.open.Den, uint64(s.base), uint64(s.back), uint64(s.backSent), uint64(s.thin),
+		s.floor.Num, s.floor.Den, s.open.Num, s.open.Den, uint64(s.base), uint64(s.back), uint64(s.backSent), uint64(s.thin), uint64(s.sure),
 	} {
 		dst = binary.BigEndian.AppendUint64(dst, n)
 	}
@@ -655,7 +674,7 @@ func ParseSocket(b []byte) (*Socket, error) {
 		min: limits[2], max: limits[3],
 		sent: tally.Amount(n[1]), received: tally.Amount(n[2]), arrived: tally.Amount(n[3]), peak: tally.Amount(n[4]),
 		floor: Ratio{Num: n[5], Den: n[6]}, open: Ratio{Num: n[7], Den: n[8]}, base: tally.Amount(n[9]),
-		back: tally.Amount(n[10]), backSent: tally.Amount(n[11]), thin: tally.Amount(n[12]), seq: 1,
+		back: tally.Amount(n[10]), backSent: tally.Amount(n[11]), thin: tally.Amount(n[12]), sure: tally.Amount(n[13]), seq: 1,
 		started: flags&flagStarted != 0,
 	}
 	if max(s.sent, s.received) > maxTotal {

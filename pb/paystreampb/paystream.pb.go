@@ -569,8 +569,10 @@ type State struct {
 	Wanted     uint64 `protobuf:"varint,4,opt,name=wanted,proto3" json:"wanted,omitempty"`
 	WantedOpen bool   `protobuf:"varint,5,opt,name=wanted_open,json=wantedOpen,proto3" json:"wanted_open,omitempty"`
 	// What it will have sent when it gives no more; offer_open: no limit.
-	Offer         uint64 `protobuf:"varint,6,opt,name=offer,proto3" json:"offer,omitempty"`
-	OfferOpen     bool   `protobuf:"varint,7,opt,name=offer_open,json=offerOpen,proto3" json:"offer_open,omitempty"`
+	Offer     uint64 `protobuf:"varint,6,opt,name=offer,proto3" json:"offer,omitempty"`
+	OfferOpen bool   `protobuf:"varint,7,opt,name=offer_open,json=offerOpen,proto3" json:"offer_open,omitempty"`
+	// What it has received, so that a payer whose replies were lost can tell.
+	Received      uint64 `protobuf:"varint,8,opt,name=received,proto3" json:"received,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -652,6 +654,13 @@ func (x *State) GetOfferOpen() bool {
 		return x.OfferOpen
 	}
 	return false
+}
+
+func (x *State) GetReceived() uint64 {
+	if x != nil {
+		return x.Received
+	}
+	return 0
 }
 
 // Proposal asks the reader to move its own limits. It is advice, and idempotent
@@ -1264,7 +1273,7 @@ const file_paystreampb_paystream_proto_rawDesc = "" +
 	"\x05suite\x18\x02 \x01(\rR\x05suite\x12\x12\n" +
 	"\x04idle\x18\x03 \x01(\rR\x04idle\x12\x1d\n" +
 	"\n" +
-	"return_via\x18\x04 \x03(\fR\treturnVia\"\xb7\x01\n" +
+	"return_via\x18\x04 \x03(\fR\treturnVia\"\xd3\x01\n" +
 	"\x05State\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x12\n" +
 	"\x04seen\x18\x02 \x01(\x04R\x04seen\x12\x1a\n" +
@@ -1274,7 +1283,8 @@ const file_paystreampb_paystream_proto_rawDesc = "" +
 	"wantedOpen\x12\x14\n" +
 	"\x05offer\x18\x06 \x01(\x04R\x05offer\x12\x1d\n" +
 	"\n" +
-	"offer_open\x18\a \x01(\bR\tofferOpen\"h\n" +
+	"offer_open\x18\a \x01(\bR\tofferOpen\x12\x1a\n" +
+	"\breceived\x18\b \x01(\x04R\breceived\"h\n" +
 	"\bProposal\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1b\n" +
 	"\tmin_delta\x18\x02 \x01(\x12R\bminDelta\x12\x1b\n" +

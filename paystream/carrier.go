@@ -1,0 +1,94 @@
+package paystream
+
+import (
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/internal/durable"
+)
+
+// Dest is where a packet goes: a peer, one of its endpoints, and, where no route
+// is known, the peers on the way.
+type Dest struct {
+	Peer  peer.ID
+	Token []byte
+	Via   []peer.ID
+}
+
+// Record adds what has to be saved to a batch. A carrier calls it once, where it
+// fills the batch that makes its own record of the packet durable.
+type Record func(*durable.Batch)
+
+// Outgoing is a packet that an endpoint sends.
+type Outgoing struct {
+	ID        PacketID
+	Dest      Dest
+	Amount    tally.Amount
+	Expires   time.Time
+	Condition tally.Hashlock
+	Data      []byte
+	// Record is nil where nothing depends on the packet.
+	Record Record
+}
+
+// Incoming is a packet for an endpoint. Token and Data are good during the call.
+type Incoming struct {
+	ID        PacketID
+	From      peer.ID // the neighbour that brought it
+	Token     []byte
+	Amount    tally.Amount
+	Expires   time.Time
+	Condition tally.Hashlock
+	Data      []byte
+}
+
+// Decision is what an endpoint makes of a packet: Preimage where Fulfil is set,
+// else a reject, with sealed Data for the payer either way. Without Data the
+// reject says nothing, and is the same for everything that does not authenticate.
+type Decision struct {
+	Fulfil   bool
+	Preimage tally.Preimage
+	Data     []byte
+	Record   Record
+}
+
+// Answer is what became of a packet of ours. Data is good during the call.
+type Answer struct {
+	ID        PacketID
+	Fulfilled bool
+	// Data is from the payee where it authenticates, else from anybody.
+	Data []byte
+	// Kind and Most are the word of a hop: why, and what it would have carried.
+	Kind RejectKind
+	Most tally.Amount
+}
+
+// Carrier takes packets to other endpoints. What it promises, package
+// paystreamtest shows in memory:
+//
+//   - Record, with its own record of the packet, is on disk before the packet, or
+//     the fulfil, leaves. Records are called one after the other, and what a later
+//     one adds is not on disk before what an earlier one added. The record of a
+//     Decision, or of an Answer, comes before that of any packet that is handed
+//     over after.
+//   - Each packet that was taken is answered through Handler.Answer. After a
+//     restart it is answered again, if the record of the answer was not saved.
+//   - A fulfil is answered only with the preimage of the condition, and a fulfil
+//     that was decided is kept until the payer has it.
+type Carrier interface {
+	// Send takes p on its way; p and what it points to must not change until it
+	// is answered. It may wait for room, and calls no method of Handler itself.
+	// With an error the packet did not leave, and Record was not called.
+	Send(p *Outgoing) error
+}
+
+// Handler is an endpoint, as its carrier sees it. The methods may be called from
+// any goroutine, never wait for disk or network, and never call the carrier.
+type Handler interface {
+	Packet(in *Incoming) Decision
+	// Answer tells the end of a packet. The record, which may be nil, is saved
+	// with what makes the carrier forget the packet.
+	Answer(a *Answer) Record
+}

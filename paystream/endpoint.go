@@ -1,0 +1,520 @@
+package paystream
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/tallystick/tally/internal/durable"
+)
+
+const (
+	// maxSockets bounds the sockets in memory, defaultPerPeer those that came
+	// through one neighbour. A socket takes about 4 KiB.
+	maxSockets     = 65_536
+	defaultPerPeer = 4096
+	// maxBudgets bounds the tokens that have moved money and are kept; a further
+	// one is refused until others expire.
+	maxBudgets = 1 << 20
+)
+
+// Errors of endpoints.
+var (
+	// ErrClosed: the endpoint, or the socket, is closed.
+	ErrClosed = errors.New("paystream: closed")
+	// ErrMemory: an endpoint without a store has to say so.
+	ErrMemory = errors.New("paystream: no store: set Memory to keep nothing over a restart")
+	// ErrTooMany: a bound on sockets or tokens is reached.
+	ErrTooMany = errors.New("paystream: too many sockets or tokens")
+)
+
+// Config is what an endpoint needs.
+type Config struct {
+	// Self is our peer id: where packets for us go.
+	Self peer.ID
+	// Key makes tokens and their secrets. Whoever has it can spend every token.
+	Key ServerKey
+	// Store keeps sockets, holds and budgets. The carrier fills batches for the
+	// same store. Nil only with Memory.
+	Store *durable.Store
+	// Memory keeps nothing over a restart: for benchmarks, and where the operator
+	// wants it.
+	Memory bool
+	// Accept, where set, is asked before a token opens a socket; an error refuses
+	// it. It must not wait.
+	Accept func(Grant, SocketID) error
+	// Opened, where set, is told of each socket that a peer opened. It must not
+	// wait.
+	Opened func(*Conn)
+	// Proposed, where set, decides on proposals of peers; nil declines all. It
+	// must not wait; SetLimits may be called later.
+	Proposed func(*Conn, Proposal) bool
+	// Sign signs receipts with the key of Self; nil gives none.
+	Sign func([]byte) ([]byte, error)
+	// PerPeer bounds the sockets that came through one neighbour. 0: 4096.
+	PerPeer int
+	// Logger takes what the endpoint has to say. Nil: slog.Default().
+	Logger *slog.Logger
+}
+
+// Endpoint owns the sockets of one node. It is the Handler of its carrier.
+type Endpoint struct {
+	cfg     Config
+	carrier Carrier
+	log     *slog.Logger
+	began   time.Time
+
+	// mu guards the fields below. It comes before the lock of a Conn.
+	mu      sync.Mutex
+	conns   map[SocketID]*Conn
+	stored  map[SocketID][]byte // records of sockets that are not in memory
+	perPeer map[peer.ID]int
+	closed  bool
+
+	// packetMu guards the packets in flight; it is taken last.
+	packetMu sync.Mutex
+	packets  map[PacketID]*Conn
+
+	// budgetMu guards the budgets; it is taken last.
+	budgetMu sync.Mutex
+	budgets  map[TokenID]*Budget
+
+	// queueMu guards the queue of packets for the carrier.
+	queueMu sync.Mutex
+	queue   []*Outgoing
+	wake    chan struct{}
+	ended   chan struct{}
+
+	entropy entropy
+}
+
+// entropy is random bytes drawn in pieces, because a system call for each packet
+// costs more than the packet.
+type entropy struct {
+	mu   sync.Mutex
+	buf  [4096]byte
+	left int
+}
+
+func (e *entropy) id() (id [16]byte) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.left < 16 {
+		rand.Read(e.buf[:]) // never fails
+		e.left = len(e.buf)
+	}
+	at := len(e.buf) - e.left
+	copy(id[:], e.buf[at:])
+	clear(e.buf[at : at+16])
+	e.left -= 16
+	return id
+}
+
+// Open reads the store and returns the endpoint. Bind gives it its carrier.
+func Open(ctx context.Context, cfg Config) (*Endpoint, error) {
+	if cfg.Store == nil && !cfg.Memory {
+		return nil, ErrMemory
+	}
+	if cfg.PerPeer == 0 {
+		cfg.PerPeer = defaultPerPeer
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	e := &Endpoint{
+		cfg: cfg, log: cfg.Logger, began: time.Now(),
+		conns: make(map[SocketID]*Conn), stored: make(map[SocketID][]byte), packets: make(map[PacketID]*Conn),
+		perPeer: make(map[peer.ID]int), budgets: make(map[TokenID]*Budget),
+		wake: make(chan struct{}, 1), ended: make(chan struct{}),
+	}
+	if cfg.Store == nil {
+		return e, nil
+	}
+	return e, e.load(ctx)
+}
+
+// load brings back budgets, sockets and holds. Sockets with a hold come into
+// memory at once, because their answers are due.
+func (e *Endpoint) load(ctx context.Context) error {
+	s := e.cfg.Store
+	err := eachRecord(ctx, s, budgetPrefix, budgetVersion, func(id [16]byte, p []byte) error {
+		b, err := ParseBudget(p)
+		if err == nil && !b.Forget(time.Now()) {
+			e.budgets[TokenID(id)] = b
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("paystream: read budgets: %w", err)
+	}
+	err = eachRecord(ctx, s, connPrefix, connVersion, func(id [16]byte, p []byte) error {
+		e.stored[SocketID(id)] = append([]byte(nil), p...)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("paystream: read sockets: %w", err)
+	}
+	err = eachRecord(ctx, s, holdPrefix, holdVersion, func(id [16]byte, p []byte) error {
+		h, err := parseHold(p)
+		if err != nil {
+			return err
+		}
+		c, err := e.revive(h.socket)
+		if err != nil {
+			return err
+		}
+		if err := c.sock.Restore(PacketID(id), h.amount, h.least, h.high); err != nil {
+			return err
+		}
+		if b := e.budgets[c.ident.token.ID()]; b != nil && c.ident.role == RoleServer {
+			b.Restore(h.amount)
+		}
+		c.out[PacketID(id)] = outgoing{kind: outMoney, amount: h.amount, old: true}
+		e.packets[PacketID(id)] = c
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("paystream: read holds: %w", err)
+	}
+	return nil
+}
+
+// revive takes a socket into memory again. Called with mu held, or before use.
+func (e *Endpoint) revive(id SocketID) (*Conn, error) {
+	if c := e.conns[id]; c != nil {
+		return c, nil
+	}
+	rec, ok := e.stored[id]
+	if !ok {
+		return nil, fmt.Errorf("%w: no socket %s", ErrRecord, id)
+	}
+	ident, sock, err := parseConn(id, rec)
+	if err != nil {
+		return nil, err
+	}
+	c, err := e.newConn(ident, sock)
+	if err != nil {
+		return nil, err
+	}
+	if ident.role == RoleServer {
+		// An expired token moves nothing more, but what is in flight is booked.
+		if g, err := e.cfg.Key.Grant(&ident.token, time.Now()); err == nil {
+			c.grant = g
+			if _, _, err := e.join(ident.token.ID(), g, id); err != nil {
+				return nil, err
+			}
+		}
+	}
+	delete(e.stored, id)
+	e.conns[id] = c
+	return c, nil
+}
+
+// Start binds the carrier and begins to send.
+func (e *Endpoint) Start(c Carrier) {
+	e.carrier = c
+	go e.run() // ends with Close
+	e.mu.Lock()
+	all := make([]*Conn, 0, len(e.conns))
+	for _, c := range e.conns {
+		all = append(all, c)
+	}
+	e.mu.Unlock()
+	for _, c := range all {
+		c.kick()
+	}
+}
+
+// run hands packets to the carrier, which may wait.
+func (e *Endpoint) run() {
+	defer close(e.ended)
+	for range e.wake {
+		for {
+			e.queueMu.Lock()
+			batch := e.queue
+			e.queue = nil
+			e.queueMu.Unlock()
+			if len(batch) == 0 {
+				break
+			}
+			for _, p := range batch {
+				if err := e.carrier.Send(p); err != nil {
+					e.log.Debug("packet not taken", "packet", p.ID.String(), "err", err)
+					if record := e.Answer(&Answer{ID: p.ID}); record != nil {
+						e.save(record)
+					}
+				}
+			}
+		}
+		e.mu.Lock()
+		closed := e.closed
+		e.mu.Unlock()
+		if closed {
+			return
+		}
+	}
+}
+
+// enqueue gives packets to run.
+func (e *Endpoint) enqueue(list []*Outgoing) {
+	if len(list) == 0 {
+		return
+	}
+	e.queueMu.Lock()
+	e.queue = append(e.queue, list...)
+	e.queueMu.Unlock()
+	e.signal()
+}
+
+func (e *Endpoint) signal() {
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+// save writes a record that belongs to no packet.
+func (e *Endpoint) save(record Record) {
+	if e.cfg.Store == nil {
+		return
+	}
+	var b durable.Batch
+	record(&b)
+	e.cfg.Store.Submit(&b, func(err error) {
+		if err != nil {
+			e.log.Error("socket not saved", "err", err)
+		}
+	})
+}
+
+// Issue makes a URI that gives its bearer a grant.
+func (e *Endpoint) Issue(g Grant) (URI, error) {
+	var random [32]byte
+	rand.Read(random[:])
+	token, err := e.cfg.Key.Issue(random, g)
+	if err != nil {
+		return URI{}, err
+	}
+	secret, err := e.cfg.Key.Secret(&token)
+	if err != nil {
+		return URI{}, err
+	}
+	u := URI{Peer: e.cfg.Self, Token: token, Secret: secret, Use: g.Use}
+	if at, ok := g.Min.Finite(); ok && at < 0 {
+		u.Amount = at.Debt()
+	} else if at, ok := g.Max.Finite(); ok {
+		u.Amount = at.Owed()
+	}
+	return u, nil
+}
+
+// Dial opens a socket to whoever made a URI. It returns once the rate and the
+// other side's limits are known, so that Verdict can tell whether they meet; with
+// AllOrNothing it fails where they do not. via is the way, where no route is
+// known.
+func (e *Endpoint) Dial(ctx context.Context, u URI, via []peer.ID, t Terms) (*Conn, error) {
+	sock, err := NewSocket(t)
+	if err != nil {
+		return nil, err
+	}
+	c, err := e.newConn(identity{
+		id: SocketID(e.entropy.id()), role: RoleClient, kdf: KDFShared, psk: u.Secret, token: u.Token, dest: u.Peer, via: via,
+	}, sock)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	if err := e.admit(c, u.Peer); err != nil {
+		e.mu.Unlock()
+		return nil, err
+	}
+	e.mu.Unlock()
+	c.kick()
+	if err := c.wait(ctx, func() bool { return c.sock.peerSeq != 0 && c.sock.rate.Known() }); err != nil {
+		c.drop(err)
+		return nil, fmt.Errorf("open socket to %s: %w", u.Peer, err)
+	}
+	if v := c.Report().Verdict; t.AllOrNothing && v.Kind != Compatible {
+		c.drop(ErrClosed)
+		return nil, fmt.Errorf("%w: %s by %d", ErrIncompatible, v.Kind, v.Short)
+	}
+	return c, nil
+}
+
+// admit adds a socket. Called with mu held.
+func (e *Endpoint) admit(c *Conn, from peer.ID) error {
+	switch {
+	case e.closed:
+		return ErrClosed
+	case len(e.conns)+len(e.stored) >= maxSockets || e.perPeer[from] >= e.cfg.PerPeer:
+		return ErrTooMany
+	}
+	c.from = from
+	e.conns[c.ident.id] = c
+	e.perPeer[from]++
+	return nil
+}
+
+// Conn returns a socket by its id, also one that is not in memory.
+func (e *Endpoint) Conn(id SocketID) (*Conn, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.revive(id)
+}
+
+// Packet implements Handler.
+func (e *Endpoint) Packet(in *Incoming) Decision {
+	h, err := ParseHeader(in.Data)
+	if err != nil || h.Kind != KindPrepare {
+		return Decision{}
+	}
+	e.mu.Lock()
+	c := e.conns[h.Socket]
+	if c == nil && e.stored[h.Socket] != nil {
+		c, _ = e.revive(h.Socket)
+	}
+	e.mu.Unlock()
+	if c == nil {
+		var d Decision
+		if c, d = e.welcome(in, &h); c == nil {
+			return d
+		}
+	}
+	return c.packet(in)
+}
+
+// welcome is the first packet of a socket that we do not know. Nothing is kept
+// until it authenticates, which the token makes possible without memory.
+func (e *Endpoint) welcome(in *Incoming, h *Header) (*Conn, Decision) {
+	if len(in.Token) != TokenSize {
+		return nil, Decision{}
+	}
+	token := Token(in.Token)
+	g, err := e.cfg.Key.Grant(&token, time.Now())
+	if err != nil {
+		return nil, Decision{}
+	}
+	psk, err := e.cfg.Key.Secret(&token)
+	if err != nil {
+		return nil, Decision{}
+	}
+	_, inner, err := Authentic(nil, in.Data, &psk, RoleServer)
+	if err != nil {
+		return nil, Decision{}
+	}
+	var p Packet
+	if err := p.Decode(inner); err != nil {
+		return nil, Decision{}
+	}
+	refuse := func(code Code) Decision {
+		reply := Packet{Kind: KindReject, Code: code, RequestID: h.Counter, Amount: in.Amount}
+		data, err := Reopen(nil, &psk, h.KDF, h, RoleServer, e.entropy.id(), reply.Append(nil))
+		if err != nil {
+			return Decision{}
+		}
+		return Decision{Data: data}
+	}
+	if p.Has&HasOpen == 0 || h.Receiver != (SessionID{}) {
+		return nil, refuse(CodeReopen)
+	}
+	if e.cfg.Accept != nil && e.cfg.Accept(g, h.Socket) != nil {
+		return nil, refuse(CodeClosed)
+	}
+	low, high, err := e.join(token.ID(), g, h.Socket)
+	if err != nil {
+		return nil, refuse(CodeClosed)
+	}
+	sock, err := NewSocket(Terms{Min: low, Max: high, Refunds: g.Refunds})
+	if err != nil {
+		return nil, refuse(CodeClosed)
+	}
+	c, err := e.newConn(identity{id: h.Socket, role: RoleServer, kdf: h.KDF, psk: psk, token: token}, sock)
+	if err != nil {
+		return nil, refuse(CodeClosed)
+	}
+	c.grant = g
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.admit(c, in.From); err != nil {
+		e.leave(token.ID(), h.Socket)
+		return nil, refuse(CodeBusy)
+	}
+	return c, Decision{}
+}
+
+// join enters a socket into its token's budget.
+func (e *Endpoint) join(id TokenID, g Grant, socket SocketID) (low, high Limit, err error) {
+	e.budgetMu.Lock()
+	defer e.budgetMu.Unlock()
+	b := e.budgets[id]
+	if b == nil {
+		if len(e.budgets) >= maxBudgets {
+			return Limit{}, Limit{}, ErrTooMany
+		}
+		b = NewBudget(g, time.Now())
+		e.budgets[id] = b
+	}
+	b.SetGrant(g)
+	return b.Join(time.Now(), socket)
+}
+
+// leave takes a socket out of its token's budget, and forgets an unused one.
+func (e *Endpoint) leave(id TokenID, socket SocketID) {
+	e.budgetMu.Lock()
+	defer e.budgetMu.Unlock()
+	if b := e.budgets[id]; b != nil {
+		b.Leave(socket)
+		if len(b.live) == 0 && !b.Moved() {
+			delete(e.budgets, id)
+		}
+	}
+}
+
+// Answer implements Handler.
+func (e *Endpoint) Answer(a *Answer) Record {
+	e.packetMu.Lock()
+	c := e.packets[a.ID]
+	delete(e.packets, a.ID)
+	e.packetMu.Unlock()
+	if c == nil {
+		return nil
+	}
+	return c.answer(a)
+}
+
+// Sockets returns the sockets in memory.
+func (e *Endpoint) Sockets() []*Conn {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	all := make([]*Conn, 0, len(e.conns))
+	for _, c := range e.conns {
+		all = append(all, c)
+	}
+	return all
+}
+
+// Close ends the endpoint. Packets in flight are the carrier's, and are answered
+// after the next start.
+func (e *Endpoint) Close() error {
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return nil
+	}
+	e.closed = true
+	e.mu.Unlock()
+	for _, c := range e.Sockets() {
+		c.end(ErrClosed)
+	}
+	e.signal()
+	if e.carrier != nil {
+		<-e.ended
+	}
+	return nil
+}
