@@ -35,6 +35,9 @@ const (
 	// open the floor price lies.
 	defaultSlippage = 100
 
+	// growAfter is how long a hop's word about its largest packet is believed.
+	growAfter = 10 * time.Second
+
 	// minPacket is where the packet cap stops halving.
 	minPacket = 1
 )
@@ -75,6 +78,8 @@ type Control struct {
 	value   tally.Amount // in flight
 	room    tally.Amount // most value in flight; 0: no limit but the carrier's
 	cap     tally.Amount // largest packet
+	// loweredAt is when a hop last said that a packet was too large.
+	loweredAt time.Duration
 
 	progressAt time.Duration
 	active     bool // something is due or in flight since progressAt was set
@@ -261,8 +266,9 @@ func (c *Control) Fulfilled(now time.Duration, n, arrived tally.Amount, known bo
 		c.acks = 0
 	}
 	c.window = min(c.window, maxHolds)
-	// A cap that a hop's word lowered grows back by trying, an eighth a round trip.
-	if c.acks == 0 {
+	// A cap that a hop's word lowered grows back by trying, but not at once: a
+	// window of packets that are too large is a round trip lost.
+	if c.acks == 0 && now-c.loweredAt >= growAfter {
 		c.cap = min(c.cap.SaturatingAdd(c.cap/8), maxTotal)
 	}
 }
@@ -283,15 +289,17 @@ const (
 // Rejected notes a packet that did not get through; jitter is random, and spreads
 // the retry over half of its time.
 func (c *Control) Rejected(now time.Duration, n tally.Amount, kind RejectKind, most tally.Amount, jitter uint32) {
-	c.done(n, true)
-	switch {
-	case kind == RejectLarge && most > 0 && most < n:
+	if kind == RejectLarge {
+		// It says nothing about whether smaller ones get through.
+		c.landed(n)
+		c.loweredAt = now
+		if most == 0 || most >= n {
+			most = n / 2
+		}
 		c.Lower(most)
 		return
-	case kind == RejectLarge:
-		c.Lower(n / 2)
-		return
 	}
+	c.done(n, true)
 	// One cut a round trip: the packets of one window fail together.
 	if now >= c.cutAt {
 		c.window, c.slow, c.acks = max(c.window/2, 1), false, 0
@@ -301,11 +309,15 @@ func (c *Control) Rejected(now time.Duration, n tally.Amount, kind RejectKind, m
 	}
 }
 
-func (c *Control) done(n tally.Amount, rejected bool) {
+func (c *Control) landed(n tally.Amount) {
 	if c.packets > 0 {
 		c.packets--
 	}
 	c.value = c.value.SaturatingSub(n)
+}
+
+func (c *Control) done(n tally.Amount, rejected bool) {
+	c.landed(n)
 	at := c.recentN % countedPackets
 	if c.recentN >= countedPackets && c.recent[at] {
 		c.rejected--

@@ -91,8 +91,8 @@ func TestRejectDataNeverRaisesTheCap(t *testing.T) {
 		t.Fatalf("cap %d, want 10", got)
 	}
 	for range 1000 {
-		c.Sent(0, 10)
-		c.Fulfilled(0, 10, 10, true)
+		c.Sent(growAfter, 10)
+		c.Fulfilled(growAfter, 10, 10, true)
 	}
 	if got := c.Room(0); got <= 10 {
 		t.Fatalf("cap %d never grew back by trying", got)
