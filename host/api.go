@@ -16,6 +16,8 @@ import (
 
 	"github.com/tallystick/tally"
 	"github.com/tallystick/tally/host/rpc"
+	"github.com/tallystick/tally/host/settler"
+	"github.com/tallystick/tally/paych"
 	"github.com/tallystick/tally/protocols/storenet"
 	"github.com/tallystick/tally/swap"
 )
@@ -29,6 +31,7 @@ type API struct {
 	gater   *conngater.BasicConnectionGater // nil on a host that somebody else built
 	events  *rpc.EventLog
 	started time.Time
+	settler *settler.Settler // nil but in mode hard
 	// channels is nil where no chain is configured. It is set before the first
 	// call and never changes.
 	channels *rpc.Channels
@@ -201,7 +204,7 @@ func (a *API) PeerResolve(ctx context.Context, id peer.ID) (rpc.BalanceRow, erro
 	if r, err = a.node.book.Row(id); err != nil {
 		return rpc.BalanceRow{}, apiError(err)
 	}
-	return balanceRow(&r), nil
+	return balanceRow(&r, a.links(ctx)), nil
 }
 
 // Balances lists every peer with an account, or the one of id.
@@ -218,21 +221,22 @@ func (a *API) Balances(ctx context.Context, id peer.ID) ([]rpc.BalanceRow, error
 		if err != nil {
 			return nil, apiError(err)
 		}
-		return []rpc.BalanceRow{balanceRow(&r)}, nil
+		return []rpc.BalanceRow{balanceRow(&r, a.links(ctx))}, nil
 	}
 	rows, err := a.node.book.Rows(ctx)
 	if err != nil {
 		return nil, apiError(err)
 	}
 	out := make([]rpc.BalanceRow, len(rows))
+	links := a.links(ctx)
 	for i := range rows {
-		out[i] = balanceRow(&rows[i])
+		out[i] = balanceRow(&rows[i], links)
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Peer < out[j].Peer })
 	return out, nil
 }
 
-func balanceRow(r *swap.Row) rpc.BalanceRow {
+func balanceRow(r *swap.Row, links map[peer.ID][]settler.LinkInfo) rpc.BalanceRow {
 	b := rpc.BalanceRow{
 		Peer: r.Peer.String(), Asset: r.Asset, Balance: int64(r.Balance),
 		Reserved: uint64(r.Reserved), Shadow: uint64(r.Shadow),
@@ -244,7 +248,16 @@ func balanceRow(r *swap.Row) rpc.BalanceRow {
 		Connected: r.Connected, Mode: r.Mode.String(), PeerMode: r.PeerMode.String(),
 		Owed: int64(r.Owed), PrepaidByPeer: uint64(r.PrepaidByPeer), PrepaidToPeer: uint64(r.PrepaidToPeer),
 		Served: uint64(r.Served), Consumed: uint64(r.Consumed), Skew: int64(r.Skew),
-		NextSettlement: uint64(r.NextSettlement), Stranger: r.Stranger, Services: []rpc.ServiceCount{},
+		NextSettlement: uint64(r.NextSettlement), Stranger: r.Stranger, Services: []rpc.ServiceCount{}, Links: []rpc.LinkRow{},
+	}
+	for _, l := range links[r.Peer] {
+		b.Links = append(b.Links, linkRow(&l))
+		if st := l.Standing; st != nil {
+			b.Uncashed = uint64(st.Uncashed)
+			if c := b.LastChequeReceived; c != nil {
+				c.State = backedState(c.State, tally.Amount(c.Cumulative), r.Received, st)
+			}
+		}
 	}
 	for _, s := range r.Services {
 		b.Services = append(b.Services, rpc.ServiceCount{Service: s.Service, Served: uint64(s.Served), Consumed: uint64(s.Consumed)})
@@ -263,6 +276,78 @@ func lastCheque(m *swap.ChequeMark) *rpc.LastCheque {
 	return &rpc.LastCheque{Serial: m.Serial, Cumulative: uint64(m.Cumulative), State: string(m.State)}
 }
 
+// backedState is the state of a received cheque with what became of its channel.
+func backedState(state string, cumulative, credited tally.Amount, st *swap.Standing) string {
+	switch {
+	case st.Redeemed >= cumulative && cumulative > 0:
+		return rpc.ChequeRedeemed
+	case st.Covered < credited:
+		return rpc.ChequeUncovered
+	default:
+		return state
+	}
+}
+
+// linksWithin bounds the look at the chain for a view; what is not known by then
+// is left out.
+const linksWithin = 2 * time.Second
+
+// links returns the channels behind cheques by peer; nil but in mode hard.
+func (a *API) links(ctx context.Context) map[peer.ID][]settler.LinkInfo {
+	if a.settler == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, linksWithin)
+	defer cancel()
+	byPeer := make(map[peer.ID][]settler.LinkInfo)
+	for _, l := range a.settler.Links(ctx) {
+		byPeer[l.Peer] = append(byPeer[l.Peer], l)
+	}
+	return byPeer
+}
+
+func linkRow(l *settler.LinkInfo) rpc.LinkRow {
+	row := rpc.LinkRow{
+		Direction: rpc.ChequeSent, State: l.State, Channel: addressText(l.Channel), Payout: addressText(l.Payout), Origin: uint64(l.Origin),
+	}
+	if l.Direction == swap.Serve {
+		row.Direction = rpc.ChequeReceived
+	}
+	if st := l.Standing; st != nil {
+		covered, redeemed, uncashed := uint64(st.Covered), uint64(st.Redeemed), uint64(st.Uncashed)
+		row.Covered, row.Redeemed, row.Uncashed = &covered, &redeemed, &uncashed
+	}
+	return row
+}
+
+// Cashout submits vouchers of peers to the chain.
+func (a *API) Cashout(ctx context.Context, id peer.ID, least uint64) ([]rpc.CashoutRow, error) {
+	if a.settler == nil {
+		return nil, rpc.NewError(rpc.CodeUnsupported, "only mode hard has cheques that can be cashed; this peer is in mode %v", a.node.book.Policy().Mode)
+	}
+	var done []settler.Cashed
+	var err error
+	if id == "" {
+		done, err = a.settler.CashoutAll(ctx, tally.Amount(least))
+	} else {
+		var one settler.Cashed
+		if one, err = a.settler.Cashout(ctx, id, tally.Amount(least)); err == nil {
+			done = append(done, one)
+		}
+	}
+	if errors.Is(err, settler.ErrNothingToCash) {
+		return nil, rpc.NewError(rpc.CodeNothingToCash, "%w", err)
+	}
+	if err != nil {
+		return nil, apiError(err)
+	}
+	rows := make([]rpc.CashoutRow, len(done))
+	for i, c := range done {
+		rows[i] = rpc.CashoutRow{Peer: c.Peer.String(), Channel: c.Channel.String(), Units: uint64(c.Units), Cid: c.Message.String()}
+	}
+	return rows, nil
+}
+
 // Cheques lists the last cheque each way of a peer, or of all.
 func (a *API) Cheques(ctx context.Context, id peer.ID) ([]rpc.ChequeRow, error) {
 	peers := []peer.ID{id}
@@ -277,13 +362,20 @@ func (a *API) Cheques(ctx context.Context, id peer.ID) ([]rpc.ChequeRow, error) 
 		}
 	}
 	out := []rpc.ChequeRow{}
+	links := a.links(ctx)
 	for _, p := range peers {
 		list, err := a.node.book.Cheques(p)
 		if err != nil {
 			return nil, apiError(err)
 		}
 		for i := range list {
-			out = append(out, chequeRow(&list[i]))
+			row := chequeRow(&list[i])
+			for _, l := range links[p] {
+				if l.Standing != nil && !list[i].Sent {
+					row.State = backedState(row.State, list[i].Cheque.Cumulative, tally.Amount(row.Credited), l.Standing)
+				}
+			}
+			out = append(out, row)
 		}
 	}
 	sort.SliceStable(out, func(i, j int) bool { return out[i].Date.Before(out[j].Date) })
@@ -295,12 +387,28 @@ func chequeRow(c *swap.ChequeRow) rpc.ChequeRow {
 		Peer: c.Peer.String(), Direction: rpc.ChequeReceived, Serial: c.Cheque.Serial,
 		Cumulative: uint64(c.Cheque.Cumulative), Credited: uint64(c.Credited), State: string(c.State),
 		Date:    time.Unix(c.Cheque.Date, 0).UTC(),
-		Backing: hex.EncodeToString(c.Cheque.Backing), Signature: hex.EncodeToString(c.Cheque.Signature),
+		Backing: hex.EncodeToString(c.Cheque.Backing), Voucher: voucherText(c.Cheque.Backing), Signature: hex.EncodeToString(c.Cheque.Signature),
 	}
 	if c.Sent {
 		row.Direction = rpc.ChequeSent
 	}
 	return row
+}
+
+// voucherText is the voucher in a backing as people pass it on; empty for karma.
+func voucherText(b swap.Backing) string {
+	if len(b) == 0 {
+		return ""
+	}
+	sv, err := settler.VoucherOf(b)
+	if err != nil {
+		return ""
+	}
+	text, err := paych.FormatVoucher(sv)
+	if err != nil {
+		return ""
+	}
+	return text
 }
 
 // Settle pays what we owe the peer now and waits for its answer.

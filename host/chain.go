@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/filecoin-project/go-address"
@@ -13,12 +14,15 @@ import (
 	"github.com/filecoin-project/go-state-types/big"
 	"github.com/ipfs/go-cid"
 
+	"github.com/tallystick/tally"
 	"github.com/tallystick/tally/host/repo"
 	"github.com/tallystick/tally/host/rpc"
+	"github.com/tallystick/tally/host/settler"
 	"github.com/tallystick/tally/internal/durable"
 	"github.com/tallystick/tally/paych"
 	"github.com/tallystick/tally/paych/lotus"
 	"github.com/tallystick/tally/paych/wallet"
+	"github.com/tallystick/tally/swap"
 )
 
 const (
@@ -61,7 +65,14 @@ type chain struct {
 	link    *link
 	wallet  paych.Wallet
 	manager *paych.Manager
+
+	// backing is told what happens to channels; settler is the same for the rest
+	// of the peer. Both are nil but in mode hard.
+	backing atomic.Pointer[settler.Settler]
+	settler *settler.Settler
 }
+
+func newChain(node repo.ChainNode) *chain { return &chain{node: node} }
 
 // chainFacts is what is remembered of the chain, so that a peer can start while
 // the node is away and refuses the node of another chain.
@@ -145,33 +156,33 @@ func withoutChain(ctx context.Context, s *durable.Store) error {
 	return refuse(remedy, "%d channels on %s (%s) have to be watched, and no chain is configured", live, network, genesis)
 }
 
-// openChain opens what a peer needs for payment channels on an open store. A node
-// that is away is waited for in the background, if the peer was on its chain
-// before; one of another chain is refused. On an error nothing runs.
-func openChain(ctx context.Context, r *repo.Repo, s *durable.Store, node repo.ChainNode, notify func(paych.Notice), log *slog.Logger) (_ *chain, err error) {
+// open opens what a peer needs for payment channels on an open store. A node that
+// is away is waited for in the background, if the peer was on its chain before;
+// one of another chain is refused. On an error nothing runs.
+func (c *chain) open(ctx context.Context, r *repo.Repo, s *durable.Store, notify func(paych.Notice), log *slog.Logger) (err error) {
 	config := r.Config()
-	c := &chain{node: node}
+	node := c.node
 	known := false
 	if c.facts, known, err = loadFacts(ctx, s); err != nil {
-		return nil, err
+		return err
 	}
 	cfg := lotus.Config{URL: node.URL, Token: node.Token, Logger: log}
 	if config.NetworkGenesis != "" {
 		if cfg.Genesis, err = cid.Decode(config.NetworkGenesis); err != nil {
-			return nil, refuse("correct network_genesis in "+repo.ConfigFile, "network_genesis is no cid: %w", err)
+			return refuse("correct network_genesis in "+repo.ConfigFile, "network_genesis is no cid: %w", err)
 		}
 	}
 	if err := cfg.Validate(); err != nil {
-		return nil, refuse("correct the address that "+node.From+" gives", "%w", err)
+		return refuse("correct the address that "+node.From+" gives", "%w", err)
 	}
 	if !known {
 		if err := c.meet(ctx, cfg); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	cfg.Network, cfg.Genesis = c.facts.Network, c.facts.Genesis
 	if err := c.openWallet(r, config.Wallet); err != nil {
-		return nil, err
+		return err
 	}
 	if config.Wallet == repo.WalletLocal {
 		cfg.Wallet = c.wallet
@@ -186,22 +197,22 @@ func openChain(ctx context.Context, r *repo.Repo, s *durable.Store, node repo.Ch
 		}
 	}()
 	if err := c.reach(ctx, log); err != nil {
-		return nil, err
+		return err
 	}
 	if err := c.choosePayout(ctx, config.Wallet); err != nil {
-		return nil, err
+		return err
 	}
 	c.manager, err = paych.Open(ctx, s, c.link, c.wallet, paych.Config{Logger: log, Notify: notify})
 	if errors.Is(err, paych.ErrOtherChain) {
-		return nil, refuse(otherRepo, "%w", err)
+		return refuse(otherRepo, "%w", err)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := c.facts.save(ctx, s); err != nil {
-		return nil, errors.Join(err, c.manager.Close())
+		return errors.Join(err, c.manager.Close())
 	}
-	return c, nil
+	return nil
 }
 
 // otherRepo is the remedy where two chains would meet in one repo.
@@ -321,6 +332,37 @@ func (c *chain) fund(ctx context.Context) error {
 	}
 	_, err = client.Dev().DevMine(ctx, 2) // the money is seen two blocks later
 	return err
+}
+
+// realm is what cheques are bound to in mode hard. A unit is 1 nanoFIL.
+func (c *chain) realm() swap.Realm {
+	return swap.Realm{Network: c.facts.Network, Genesis: c.facts.Genesis.String(), Asset: "FIL"}
+}
+
+// openSettler backs the cheques of mode hard.
+func (c *chain) openSettler(ctx context.Context, s *durable.Store, cfg repo.Config, log *slog.Logger) (swap.Settler, error) {
+	backing, err := settler.Open(ctx, s, c.manager, c.wallet, c.link, c.facts.Payout, settler.Config{
+		InitialDeposit: tally.Amount(cfg.InitialDeposit), TopUp: tally.Amount(cfg.TopUp),
+		MaxLocked: tally.Amount(cfg.MaxLocked), MaxLockedTotal: tally.Amount(cfg.MaxLockedTotal),
+		Cashout: settler.CashoutPolicy{
+			Amount: tally.Amount(cfg.CashoutAmount), Age: time.Duration(cfg.CashoutHours) * time.Hour, FeeRatio: cfg.CashoutFeeRatio,
+		},
+		RedeemFee: c.link.RedeemFee, Logger: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.settler = backing
+	c.backing.Store(backing)
+	return backing, nil
+}
+
+// told passes a notice on. One that comes before there is a settler is made good
+// for by its first look.
+func (c *chain) told(n paych.Notice) {
+	if s := c.backing.Load(); s != nil {
+		s.Notify(n)
+	}
 }
 
 // close ends the manager, then the link. The store is closed after.

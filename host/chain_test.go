@@ -19,6 +19,7 @@ import (
 	"github.com/tallystick/tally/host/rpc"
 	"github.com/tallystick/tally/paych"
 	"github.com/tallystick/tally/paych/lotus"
+	"github.com/tallystick/tally/swap"
 	"github.com/tallystick/tally/paych/wallet"
 )
 
@@ -326,7 +327,7 @@ func TestHardNeedsAChain(t *testing.T) {
 	if _, err := nodeConfig(c, false); err == nil || !strings.Contains(err.Error(), "none is configured") {
 		t.Errorf("without a chain: %v", err)
 	}
-	if _, err := nodeConfig(c, true); err == nil || !strings.Contains(err.Error(), "not in this version") {
-		t.Errorf("with a chain: %v", err)
+	if n, err := nodeConfig(c, true); err != nil || n.Policy.Mode != swap.ModeHard {
+		t.Errorf("with a chain: %v, %v", n.Policy.Mode, err)
 	}
 }

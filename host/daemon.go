@@ -126,6 +126,13 @@ func Start(ctx context.Context, r *repo.Repo, start StartConfig) (_ *Daemon, err
 	}
 	undo = append(undo, d.host.Close)
 	nodeCfg.Logger, nodeCfg.Notify = log, d.notify
+	if nodeCfg.Policy.Mode == swap.ModeHard {
+		if nodeCfg.Settler, err = d.chain.openSettler(ctx, store, cfg, log); err != nil {
+			return nil, err
+		}
+		nodeCfg.Realm, nodeCfg.PayoutAddress = d.chain.realm(), d.chain.facts.Payout.String()
+		undo = append(undo, d.chain.settler.Close)
+	}
 	if d.node, err = newNode(d.host, store, nodeCfg); err != nil {
 		return nil, err
 	}
@@ -133,6 +140,10 @@ func Start(ctx context.Context, r *repo.Repo, start StartConfig) (_ *Daemon, err
 		d.node.metrics.MustRegister(newChainCollector(d.chain))
 	}
 	undo = append(undo, d.node.closeParts)
+	if d.chain != nil && d.chain.settler != nil {
+		d.settler = d.chain.settler
+		d.settler.Start(d.node.book)
+	}
 	if cfg.HTTP != "" {
 		if err = d.serveHTTP(cfg.HTTP); err != nil {
 			return nil, err
@@ -147,7 +158,9 @@ func (d *Daemon) openChain(ctx context.Context, r *repo.Repo, store *durable.Sto
 	if start.Chain.URL == "" {
 		return withoutChain(ctx, store)
 	}
-	if d.chain, err = openChain(ctx, r, store, start.Chain, d.notifyChain, log); err != nil {
+	d.chain = newChain(start.Chain)
+	if err = d.chain.open(ctx, r, store, d.notifyChain, log); err != nil {
+		d.chain = nil
 		return err
 	}
 	d.channels = d.chain.channels()
@@ -171,6 +184,7 @@ func (d *Daemon) notifyChain(n paych.Notice) {
 	// A secret is money until everybody knows it, and this log is read by all who
 	// hold a token.
 	d.events.Append(time.Now(), "channel "+string(n.Kind), "", fields)
+	d.chain.told(n)
 }
 
 // newGater returns the operator's block list, kept in the store.
@@ -181,15 +195,12 @@ func newGater(store *durable.Store) (*conngater.BasicConnectionGater, error) {
 
 // nodeConfig turns settings into what the parts want.
 func nodeConfig(c repo.Config, hasChain bool) (Config, error) {
-	mode, err := swap.ParseMode(c.Mode)
+	mode, err := swap.ParseMode(c.ModeFor(hasChain))
 	if err != nil {
 		return Config{}, err
 	}
-	if mode == swap.ModeHard {
-		if !hasChain {
-			return Config{}, refuse("tally start --chain URL, or tally start --dev", "mode hard settles on a chain, and none is configured")
-		}
-		return Config{}, refuse("use mode mock", "mode hard is not in this version yet")
+	if mode == swap.ModeHard && !hasChain {
+		return Config{}, refuse("tally start --chain URL, or tally start --dev", "mode hard settles on a chain, and none is configured")
 	}
 	shards := make([]uint32, len(c.Shards))
 	for i, s := range c.Shards {
@@ -247,6 +258,9 @@ func (d *Daemon) Close(ctx context.Context) error {
 	}
 	// The services first: their sessions end politely, while the host still
 	// carries. Then the channels, and when nobody writes any more the store.
+	if d.settler != nil {
+		errs = append(errs, d.settler.Close())
+	}
 	errs = append(errs, d.node.closeParts())
 	if d.chain != nil {
 		errs = append(errs, d.chain.close())

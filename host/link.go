@@ -274,6 +274,11 @@ func (l *link) Discard(m *paych.SignedMessage) {
 	}
 }
 
+// RedeemFee is what a payee pays until it has its money.
+func (l *link) RedeemFee(ctx context.Context) (big.Int, error) {
+	return via(l, func(c *lotus.Client) (big.Int, error) { return c.RedeemFee(ctx) })
+}
+
 // nodeWallet is the wallet of the link's node.
 type nodeWallet struct{ l *link }
 

@@ -36,6 +36,12 @@ type Config struct {
 	Realm swap.Realm
 	// Policy holds thresholds and mode. Default: swap.DefaultPolicy.
 	Policy swap.Policy
+	// Settler backs cheques; required in mode hard. See package host/settler. Its
+	// owner starts it on Node.Book and closes it before the node.
+	Settler swap.Settler
+	// PayoutAddress is where cheques of the seed's protocol may be made out to,
+	// beside our peer id. Default: none.
+	PayoutAddress string
 	// Messages serves and queries a Waku message store. Default: off.
 	Messages *MessagesConfig
 	// Notify is called on what happens to tabs. It must return soon.
@@ -127,6 +133,7 @@ func newNode(h host.Host, store *durable.Store, cfg Config) (_ *Node, err error)
 	n := &Node{host: h, log: cfg.Logger, store: store}
 	n.book, err = swap.Open(ctx, store, swap.Config{
 		Key: key, Realm: cfg.Realm, Policy: cfg.Policy, Notify: cfg.Notify, Logger: cfg.Logger,
+		Settler: cfg.Settler, PayoutAddress: cfg.PayoutAddress,
 		KeyOf: func(p peer.ID) (crypto.PubKey, error) {
 			if k := h.Peerstore().PubKey(p); k != nil {
 				return k, nil

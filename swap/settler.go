@@ -70,8 +70,9 @@ type Standing struct {
 	// Covered is the cumulative that the chain would pay now: the lower of its
 	// head and of what is final.
 	Covered tally.Amount
-	// Uncashed is the part of it that is not redeemed on the chain yet.
-	Uncashed tally.Amount
+	// Redeemed is the cumulative that is on the chain already, and Uncashed what
+	// its newest state would pay beyond that.
+	Redeemed, Uncashed tally.Amount
 }
 
 // MockSettler backs nothing: in soft and mock mode the issuer's signature is

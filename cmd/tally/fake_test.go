@@ -137,7 +137,7 @@ func (f *fakePeer) balance() rpc.BalanceRow {
 		PaymentThreshold: 100, PeerPaymentThreshold: 2000, DisconnectThreshold: 125, HeadroomServe: 125, HeadroomConsume: 765,
 		Exposure: 3, LastChequeSent: &rpc.LastCheque{Serial: 7, Cumulative: 5000, State: rpc.ChequeAcked}, Uncashed: 4,
 		SettlementBlockedBy: "", Connected: true, Mode: "mock", PeerMode: "mock", Owed: -1234, Served: 10, Consumed: 6244,
-		NextSettlement: 2000, Services: []rpc.ServiceCount{{Service: "store", Served: 10, Consumed: 6244}},
+		NextSettlement: 2000, Services: []rpc.ServiceCount{{Service: "store", Served: 10, Consumed: 6244}}, Links: []rpc.LinkRow{},
 	}
 }
 
@@ -158,6 +158,16 @@ func (f *fakePeer) Cheques(_ context.Context, id peer.ID) ([]rpc.ChequeRow, erro
 		{Peer: bob, Direction: rpc.ChequeSent, Serial: 7, Cumulative: 5000, Credited: 5000, State: rpc.ChequeAcked, Date: at, AckedAt: &at, Signature: "00ff"},
 		{Peer: bob, Direction: rpc.ChequeReceived, Serial: 1, Cumulative: 10, Credited: 10, State: rpc.ChequeCredited, Date: at, Signature: "00ff"},
 	}, nil
+}
+
+func (f *fakePeer) Cashout(_ context.Context, id peer.ID, least uint64) ([]rpc.CashoutRow, error) {
+	if id != "" && id.String() != bob {
+		return nil, rpc.NewError(rpc.CodeNothingToCash, "no channel of %s", id)
+	}
+	if least > 4 {
+		return nil, nil
+	}
+	return []rpc.CashoutRow{{Peer: bob, Channel: "t2abc", Units: 4, Cid: "bafy2bza"}}, nil
 }
 
 func (f *fakePeer) Prepay(_ context.Context, id peer.ID, units uint64) (rpc.SettleResult, error) {

@@ -108,7 +108,7 @@ On a terminal results are tables, elsewhere JSON; -o chooses.`,
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(
-		a.initCmd(), a.startCmd(), a.statusCmd(), a.idCmd(), a.peersCmd(), a.balancesCmd(), a.chequesCmd(), a.settleCmd(),
+		a.initCmd(), a.startCmd(), a.statusCmd(), a.idCmd(), a.peersCmd(), a.balancesCmd(), a.chequesCmd(), a.settleCmd(), a.cashoutCmd(),
 		a.channelCmd(), a.voucherCmd(), a.walletCmd(),
 		a.storeCmd(), a.configCmd(), a.doctorCmd(), a.demoCmd(), a.devnetCmd(), a.benchCmd(), a.testnetCmd(),
 		a.versionCmd(), a.completionCmd(), a.manCmd(),

@@ -51,7 +51,7 @@ in the one that --repo or TALLY_PATH names, which is made where it is missing. I
 has a chain of play money of its own in <repo>/devnet, see ` + "`tally devnet`" + `, and a
 filled wallet.
 
-Mode hard is not in this version yet.`,
+--mode auto, the default, is hard where there is a chain and mock elsewhere.`,
 		Example: `  tally start
   tally start --listen /ip4/0.0.0.0/tcp/4001 --rpc 127.0.0.1:5001
   tally start --chain http://127.0.0.1:PORT/rpc/v1 --chain-token-file net/token
@@ -65,8 +65,8 @@ Mode hard is not in this version yet.`,
 	f.StringVar(&flags.rpc, "rpc", "", "unix, or HOST:PORT with a loopback host")
 	f.StringVar(&flags.chain, "chain", "", "URL of the chain's JSON-RPC, or TOKEN:MULTIADDR as Lotus has it")
 	f.StringVar(&flags.tokenFile, "chain-token-file", "", "file with the token for it, readable by you alone")
-	f.StringVar(&flags.mode, "mode", "", "soft, mock or hard")
-	_ = cmd.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions([]string{"soft", "mock", "hard"}, cobra.ShellCompDirectiveNoFileComp))
+	f.StringVar(&flags.mode, "mode", "", "auto, soft, mock or hard")
+	_ = cmd.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions([]string{"auto", "soft", "mock", "hard"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
@@ -110,11 +110,8 @@ func (a *app) start(cmd *cobra.Command, flags startFlags) (err error) {
 			return err
 		}
 	}
-	if config.Mode == "hard" { // host says so too, for those without a command line
-		if !opts.Dev && opts.Chain.URL == "" {
-			return failf("tally start --chain URL, or tally start --dev", "mode hard settles on a chain, and none is configured")
-		}
-		return failf("use --mode mock, or set mode in "+repo.ConfigFile, "mode hard is not in this version yet")
+	if config.Mode == "hard" && !opts.Dev && opts.Chain.URL == "" { // host says so too, for those without a command line
+		return failf("tally start --chain URL, or tally start --dev", "mode hard settles on a chain, and none is configured")
 	}
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(config.LogLevel)); err != nil {

@@ -33,8 +33,8 @@ type Config struct {
 	MaxExposure         uint64   `toml:"max_exposure" doc:"The most one peer may make us lose. Default: 4 times disconnect_threshold."`
 	MaxExposureTotal    uint64   `toml:"max_exposure_total" doc:"The most all peers together may make us lose. Default: 1000 times disconnect_threshold."`
 	StrangersExposure   uint64   `toml:"strangers_exposure" doc:"The credit that all peers that never paid share. Default: 100 times payment_threshold."`
-	Mode                string   `toml:"mode" doc:"soft: count only. mock: settle with signed cheques that nobody can cash. hard: every cheque carries a channel voucher; needs a chain."`
-	Asset               string   `toml:"asset" doc:"What is counted. karma has no token."`
+	Mode                string   `toml:"mode" doc:"soft: count only. mock: settle with signed cheques that nobody can cash. hard: every cheque carries a channel voucher; needs a chain. auto: hard where a chain is configured, else mock."`
+	Asset               string   `toml:"asset" doc:"What is counted. karma has no token. In mode hard it is FIL, and a unit is 1 nanoFIL."`
 	Network             string   `toml:"network" group:"Network" doc:"Only peers of the same network and genesis settle with each other."`
 	NetworkGenesis      string   `toml:"network_genesis" doc:"The cid of the genesis block of its chain; empty where there is no chain."`
 	Listen              []string `toml:"listen" doc:"Multiaddrs to listen on. The default is this machine only, on free ports; /ip4/0.0.0.0/tcp/4001 opens it to the network."`
@@ -44,6 +44,13 @@ type Config struct {
 	Chain               string   `toml:"chain" group:"Chain" doc:"URL of the chain's JSON-RPC, or as Lotus writes it, TOKEN:/ip4/HOST/tcp/PORT/http. Empty: FULLNODE_API_INFO of the environment, else none."`
 	ChainTokenFile      string   `toml:"chain_token_file" doc:"File with the bearer token for it, readable by us alone. TALLY_CHAIN_TOKEN in the environment comes first."`
 	Wallet              string   `toml:"wallet" doc:"Whose keys pay and are paid. local: those in keystore. node: those of the chain's node."`
+	InitialDeposit      uint64   `toml:"initial_deposit" doc:"Units that go into a new channel, in mode hard; more where more is owed."`
+	TopUp               uint64   `toml:"top_up" doc:"The least that is added to a channel that runs low. Half of it is kept ready in each channel."`
+	MaxLocked           uint64   `toml:"max_locked" doc:"The most that is locked in the channel to one peer. Default: 100 times initial_deposit."`
+	MaxLockedTotal      uint64   `toml:"max_locked_total" doc:"The most that is locked in all channels. Default: 100 times max_locked."`
+	CashoutAmount       uint64   `toml:"cashout_amount" doc:"Submit a peer's voucher to the chain at this many uncashed units; 0 is never. All is submitted in time when a channel settles."`
+	CashoutHours        uint64   `toml:"cashout_hours" doc:"Submit it when something is uncashed for so long; 0 is never."`
+	CashoutFeeRatio     uint64   `toml:"cashout_fee_ratio" doc:"Only where the amount is at least so many times the fee."`
 	ClusterID           uint64   `toml:"cluster_id" group:"Message store" doc:"The Waku cluster, 0 to 65535."`
 	Shards              []uint64 `toml:"shards" doc:"The shards of the cluster that we tell light clients, 0 to 1023."`
 	PubsubTopic         string   `toml:"pubsub_topic" doc:"The topic of a message that names none. auto: the shard of its content topic, as Waku chooses it."`
@@ -56,9 +63,12 @@ func DefaultConfig() Config {
 		EarlyPaymentPercent: 100,
 		MinPeerThreshold:    10,
 		MaxPeerThreshold:    1_000_000,
-		Mode:                "mock",
+		Mode:                ModeAuto,
 		Wallet:              WalletLocal,
 		Asset:               "karma",
+		InitialDeposit:      10_000,
+		TopUp:               10_000,
+		CashoutFeeRatio:     100,
 		Network:             "tally",
 		Listen:              []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws", "/ip4/127.0.0.1/udp/0/quic-v1"},
 		RPC:                 rpc.ListenUnix,
@@ -84,6 +94,8 @@ func (c *Config) derive(set func(key string) bool) {
 	fill("max_exposure", &c.MaxExposure, times(c.DisconnectThreshold, 4))
 	fill("max_exposure_total", &c.MaxExposureTotal, times(c.DisconnectThreshold, 1000))
 	fill("strangers_exposure", &c.StrangersExposure, times(c.PaymentThreshold, 100))
+	fill("max_locked", &c.MaxLocked, times(c.InitialDeposit, 100))
+	fill("max_locked_total", &c.MaxLockedTotal, times(c.MaxLocked, 100))
 }
 
 // times multiplies and stays at the largest amount a book may hold.
@@ -92,6 +104,21 @@ func times(a, b uint64) uint64 {
 		return maxAmount
 	}
 	return a * b
+}
+
+// ModeAuto chooses the mode by whether there is a chain.
+const ModeAuto = "auto"
+
+// ModeFor is the mode in force on a chain, or without one.
+func (c Config) ModeFor(hasChain bool) string {
+	switch {
+	case c.Mode != ModeAuto:
+		return c.Mode
+	case hasChain:
+		return "hard"
+	default:
+		return "mock"
+	}
 }
 
 const (
@@ -136,6 +163,13 @@ func (c Config) check() *BadSetting {
 		{"max_exposure", c.MaxExposure, 1, maxAmount},
 		{"max_exposure_total", c.MaxExposureTotal, 1, maxAmount},
 		{"strangers_exposure", c.StrangersExposure, 1, maxAmount},
+		{"initial_deposit", c.InitialDeposit, 1, maxAmount},
+		{"top_up", c.TopUp, 1, maxAmount},
+		{"max_locked", c.MaxLocked, 1, maxAmount},
+		{"max_locked_total", c.MaxLockedTotal, 1, maxAmount},
+		{"cashout_amount", c.CashoutAmount, 0, maxAmount},
+		{"cashout_hours", c.CashoutHours, 0, 1 << 20},
+		{"cashout_fee_ratio", c.CashoutFeeRatio, 1, 1 << 20},
 		{"cluster_id", c.ClusterID, 0, math.MaxUint16},
 	} {
 		if t.value < t.low || t.value > t.top {
@@ -154,8 +188,12 @@ func (c Config) check() *BadSetting {
 		return bad("max_exposure", fmt.Sprintf("raise it to at least %d", c.DisconnectThreshold), "%d is below disconnect_threshold %d", c.MaxExposure, c.DisconnectThreshold)
 	case c.MaxExposureTotal < c.MaxExposure:
 		return bad("max_exposure_total", fmt.Sprintf("raise it to at least %d", c.MaxExposure), "%d is below max_exposure %d of one peer", c.MaxExposureTotal, c.MaxExposure)
-	case !slices.Contains([]string{"soft", "mock", "hard"}, c.Mode):
-		return bad("mode", "use soft, mock or hard", "%q is not a mode", c.Mode)
+	case c.MaxLocked < c.InitialDeposit:
+		return bad("max_locked", fmt.Sprintf("raise it to at least %d, or lower initial_deposit", c.InitialDeposit), "%d is below initial_deposit %d", c.MaxLocked, c.InitialDeposit)
+	case c.MaxLockedTotal < c.MaxLocked:
+		return bad("max_locked_total", fmt.Sprintf("raise it to at least %d", c.MaxLocked), "%d is below max_locked %d of one peer", c.MaxLockedTotal, c.MaxLocked)
+	case !slices.Contains([]string{ModeAuto, "soft", "mock", "hard"}, c.Mode):
+		return bad("mode", "use auto, soft, mock or hard", "%q is not a mode", c.Mode)
 	case !slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel):
 		return bad("log_level", "use debug, info, warn or error", "%q is not a level", c.LogLevel)
 	case !plainName(c.Asset):

@@ -62,8 +62,8 @@ func TestDefaultsAreThoseOfSwap(t *testing.T) {
 			t.Errorf("%s: %d here, %d in swap", pair.name, pair.ours, pair.core)
 		}
 	}
-	if c.Mode != p.Mode.String() {
-		t.Errorf("mode: %s here, %s in swap", c.Mode, p.Mode)
+	if c.ModeFor(false) != p.Mode.String() || c.ModeFor(true) != swap.ModeHard.String() {
+		t.Errorf("mode: %s and %s here, %s in swap", c.ModeFor(false), c.ModeFor(true), p.Mode)
 	}
 }
 

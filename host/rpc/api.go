@@ -265,6 +265,17 @@ func (a *api) Settle(ctx context.Context, peerID string) (SettleResult, error) {
 	})
 }
 
+func (a *api) Cashout(ctx context.Context, peerID string, least uint64) ([]CashoutRow, error) {
+	return call(ctx, a, "Cashout", func(ctx context.Context) ([]CashoutRow, error) {
+		id, err := optionalPeer(peerID)
+		if err != nil {
+			return nil, err
+		}
+		rows, err := a.node.Cashout(ctx, id, least)
+		return list(rows), err
+	})
+}
+
 func (a *api) Prepay(ctx context.Context, peerID string, units uint64) (SettleResult, error) {
 	return call(ctx, a, "Prepay", func(ctx context.Context) (SettleResult, error) {
 		id, err := ParsePeer(peerID)

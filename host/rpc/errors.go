@@ -42,6 +42,7 @@ const (
 	CodeStore            Code = 54
 	CodeRemoteProtocol   Code = 55
 	CodeNothingToResolve Code = 56
+	CodeNothingToCash    Code = 57
 )
 
 // CodeInfo documents a code.
@@ -83,6 +84,7 @@ var peerCodes = []CodeInfo{
 	{CodeStore, "store", "our own store failed", "run `tally doctor`"},
 	{CodeRemoteProtocol, "remote_protocol", "the peer broke the protocol", "ask its operator; `tally peers block PEER` keeps it away"},
 	{CodeNothingToResolve, "nothing_to_resolve", "the two books do not need a person to resolve them", "nothing has to be done"},
+	{CodeNothingToCash, "nothing_to_cash", "no cheque of the peer is left that is not on the chain", "nothing has to be done"},
 }
 
 // Name returns the word of the code.

@@ -62,6 +62,11 @@ type Peer interface {
 	// the peer may credit less. It waits for the ack.
 	Prepay(ctx context.Context, id peer.ID, units uint64) (SettleResult, error)
 
+	// Cashout submits the best voucher of a peer to the chain, of all peers where
+	// id is empty, and leaves less than least uncashed units alone. It returns when
+	// the messages are published. CodeNothingToCash where there is nothing.
+	Cashout(ctx context.Context, id peer.ID, least uint64) ([]CashoutRow, error)
+
 	// StoreImport adds messages to our own store: all of them, or on error
 	// none. The slice is the callee's to keep.
 	StoreImport(ctx context.Context, messages []Message) (ImportResult, error)
@@ -223,6 +228,37 @@ type BalanceRow struct {
 	// Stranger is set while the peer has never paid.
 	Stranger     bool       `json:"stranger"`
 	BlockedUntil *time.Time `json:"blocked_until"`
+	// Links are the channels behind the cheques, in mode hard.
+	Links []LinkRow `json:"links"`
+}
+
+// LinkRow is the channel behind the cheques of one direction.
+type LinkRow struct {
+	// Direction is sent for our cheques, received for the peer's.
+	Direction string `json:"direction"`
+	// State is opening or bound.
+	State string `json:"state"`
+	// Channel is empty while it opens.
+	Channel string `json:"channel"`
+	// Payout is the peer's address.
+	Payout string `json:"payout"`
+	// Origin is the cumulative that was credited when the channel was bound.
+	Origin uint64 `json:"origin"`
+	// Covered, Redeemed and Uncashed are of the peer's cheques, null while the
+	// chain is away and for ours: what the chain would pay, what is on it already,
+	// and what is not.
+	Covered  *uint64 `json:"covered"`
+	Redeemed *uint64 `json:"redeemed"`
+	Uncashed *uint64 `json:"uncashed"`
+}
+
+// CashoutRow is one cash-out.
+type CashoutRow struct {
+	Peer    string `json:"peer"`
+	Channel string `json:"channel"`
+	// Units that are on the chain with it and were not before.
+	Units uint64 `json:"units"`
+	Cid   string `json:"cid"`
 }
 
 // Directions of a cheque.
@@ -254,9 +290,11 @@ type ChequeRow struct {
 	State      string     `json:"state"`
 	Date       time.Time  `json:"date"`
 	AckedAt    *time.Time `json:"acked_at,omitempty"`
-	// Backing is the voucher in hex, empty for karma; Signature is the
-	// issuer's, in hex.
+	// Backing is what the signature covers, in hex, and Voucher the voucher in it
+	// as `tally voucher inspect` takes it; both are empty for karma. Signature is
+	// the issuer's, in hex.
 	Backing   string `json:"backing"`
+	Voucher   string `json:"voucher"`
 	Signature string `json:"signature"`
 }
 

@@ -83,6 +83,10 @@ func (f *fakeNode) Settle(_ context.Context, id peer.ID) (SettleResult, error) {
 	return SettleResult{Peer: id.String()}, f.called("Settle")
 }
 
+func (f *fakeNode) Cashout(context.Context, peer.ID, uint64) ([]CashoutRow, error) {
+	return nil, f.called("Cashout")
+}
+
 func (f *fakeNode) Prepay(_ context.Context, id peer.ID, units uint64) (SettleResult, error) {
 	return SettleResult{Peer: id.String(), Paid: units}, f.called("Prepay")
 }

@@ -217,5 +217,7 @@ func (s *Settler) standing(ctx context.Context, l *link) (swap.Standing, error) 
 		return swap.Standing{}, fmt.Errorf("settler: cover of channel %s: %w", l.channel, err)
 	}
 	least := big.Min(cover.Deep, cover.Head)
-	return swap.Standing{Covered: l.units(least), Uncashed: toUnits(big.Sub(cover.Head, cover.Redeemed))}, nil
+	return swap.Standing{
+		Covered: l.units(least), Redeemed: l.units(cover.Redeemed), Uncashed: toUnits(big.Sub(cover.Head, cover.Redeemed)),
+	}, nil
 }

@@ -566,3 +566,17 @@ func (c *Client) receipt(id cid.Cid, found *wire.MsgLookup) *paych.Receipt {
 	}
 	return r
 }
+
+// redeemGas is about what a payee pays for until it has its money: one submit, one
+// settle and one collect.
+const redeemGas = 16_000_000
+
+// RedeemFee is what it costs a payee to submit, settle and collect, in attoFIL: at
+// twice the base fee of the head, for it may rise until then.
+func (c *Client) RedeemFee(ctx context.Context) (big.Int, error) {
+	ts, err := c.head(ctx)
+	if err != nil {
+		return big.Zero(), err
+	}
+	return big.Mul(nonNil(ts.Blocks[0].ParentBaseFee), big.NewInt(2*redeemGas)), nil
+}
