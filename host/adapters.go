@@ -8,7 +8,9 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/host/settler"
 	"github.com/tallystick/tally/internal/durable"
+	"github.com/tallystick/tally/paych"
 	"github.com/tallystick/tally/paystream/forward"
 	"github.com/tallystick/tally/protocols/storenet"
 	"github.com/tallystick/tally/swap"
@@ -123,3 +125,6 @@ func (t *packetTabs) Restore(held []forward.Held) error {
 
 func (t *packetTabs) Save(batch *durable.Batch) { t.batch.Save(batch) }
 func (t *packetTabs) Done(err error)            { t.batch.Done(err) }
+
+// VoucherOf returns the channel voucher in the backing of a cheque of mode hard.
+func VoucherOf(b swap.Backing) (*paych.SignedVoucher, error) { return settler.VoucherOf(b) }

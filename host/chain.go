@@ -74,6 +74,18 @@ type chain struct {
 
 func newChain(node repo.ChainNode) *chain { return &chain{node: node} }
 
+// chainSettings is where keys are kept and which chain is expected.
+type chainSettings struct {
+	keys    string // folder of the local wallet
+	wallet  string // repo.WalletLocal or repo.WalletNode
+	genesis string // cid; empty where any will do
+}
+
+func settingsOf(r *repo.Repo) chainSettings {
+	c := r.Config()
+	return chainSettings{keys: r.WalletDir(), wallet: c.Wallet, genesis: c.NetworkGenesis}
+}
+
 // chainFacts is what is remembered of the chain, so that a peer can start while
 // the node is away and refuses the node of another chain.
 type chainFacts struct {
@@ -159,16 +171,15 @@ func withoutChain(ctx context.Context, s *durable.Store) error {
 // open opens what a peer needs for payment channels on an open store. A node that
 // is away is waited for in the background, if the peer was on its chain before;
 // one of another chain is refused. On an error nothing runs.
-func (c *chain) open(ctx context.Context, r *repo.Repo, s *durable.Store, notify func(paych.Notice), log *slog.Logger) (err error) {
-	config := r.Config()
+func (c *chain) open(ctx context.Context, set chainSettings, s *durable.Store, notify func(paych.Notice), log *slog.Logger) (err error) {
 	node := c.node
 	known := false
 	if c.facts, known, err = loadFacts(ctx, s); err != nil {
 		return err
 	}
 	cfg := lotus.Config{URL: node.URL, Token: node.Token, Logger: log}
-	if config.NetworkGenesis != "" {
-		if cfg.Genesis, err = cid.Decode(config.NetworkGenesis); err != nil {
+	if set.genesis != "" {
+		if cfg.Genesis, err = cid.Decode(set.genesis); err != nil {
 			return refuse("correct network_genesis in "+repo.ConfigFile, "network_genesis is no cid: %w", err)
 		}
 	}
@@ -181,14 +192,14 @@ func (c *chain) open(ctx context.Context, r *repo.Repo, s *durable.Store, notify
 		}
 	}
 	cfg.Network, cfg.Genesis = c.facts.Network, c.facts.Genesis
-	if err := c.openWallet(r, config.Wallet); err != nil {
+	if err := c.openWallet(set); err != nil {
 		return err
 	}
-	if config.Wallet == repo.WalletLocal {
+	if set.wallet == repo.WalletLocal {
 		cfg.Wallet = c.wallet
 	}
 	c.link = newLink(c.facts.params(), cfg, log)
-	if config.Wallet == repo.WalletNode {
+	if set.wallet == repo.WalletNode {
 		c.wallet = nodeWallet{c.link}
 	}
 	defer func() {
@@ -199,7 +210,7 @@ func (c *chain) open(ctx context.Context, r *repo.Repo, s *durable.Store, notify
 	if err := c.reach(ctx, log); err != nil {
 		return err
 	}
-	if err := c.choosePayout(ctx, config.Wallet); err != nil {
+	if err := c.choosePayout(ctx, set.wallet); err != nil {
 		return err
 	}
 	c.manager, err = paych.Open(ctx, s, c.link, c.wallet, paych.Config{Logger: log, Notify: notify})
@@ -265,11 +276,11 @@ func (c *chain) reach(ctx context.Context, log *slog.Logger) error {
 	}
 }
 
-func (c *chain) openWallet(r *repo.Repo, kind string) error {
-	if kind != repo.WalletLocal {
+func (c *chain) openWallet(set chainSettings) error {
+	if set.wallet != repo.WalletLocal {
 		return nil
 	}
-	keys, err := wallet.Open(r.WalletDir(), wallet.Chain{Network: c.facts.Network, Genesis: c.facts.Genesis})
+	keys, err := wallet.Open(set.keys, wallet.Chain{Network: c.facts.Network, Genesis: c.facts.Genesis})
 	if errors.Is(err, wallet.ErrOtherChain) {
 		return refuse(otherRepo, "%w", err)
 	}
@@ -340,21 +351,26 @@ func (c *chain) realm() swap.Realm {
 }
 
 // openSettler backs the cheques of mode hard.
-func (c *chain) openSettler(ctx context.Context, s *durable.Store, cfg repo.Config, log *slog.Logger) (swap.Settler, error) {
-	backing, err := settler.Open(ctx, s, c.manager, c.wallet, c.link, c.facts.Payout, settler.Config{
-		InitialDeposit: tally.Amount(cfg.InitialDeposit), TopUp: tally.Amount(cfg.TopUp),
-		MaxLocked: tally.Amount(cfg.MaxLocked), MaxLockedTotal: tally.Amount(cfg.MaxLockedTotal),
-		Cashout: settler.CashoutPolicy{
-			Amount: tally.Amount(cfg.CashoutAmount), Age: time.Duration(cfg.CashoutHours) * time.Hour, FeeRatio: cfg.CashoutFeeRatio,
-		},
-		RedeemFee: c.link.RedeemFee, Logger: log,
-	})
+func (c *chain) openSettler(ctx context.Context, s *durable.Store, cfg settler.Config) (swap.Settler, error) {
+	cfg.RedeemFee = c.link.RedeemFee
+	backing, err := settler.Open(ctx, s, c.manager, c.wallet, c.link, c.facts.Payout, cfg)
 	if err != nil {
 		return nil, err
 	}
 	c.settler = backing
 	c.backing.Store(backing)
 	return backing, nil
+}
+
+func settlerConfig(cfg repo.Config, log *slog.Logger) settler.Config {
+	return settler.Config{
+		InitialDeposit: tally.Amount(cfg.InitialDeposit), TopUp: tally.Amount(cfg.TopUp),
+		MaxLocked: tally.Amount(cfg.MaxLocked), MaxLockedTotal: tally.Amount(cfg.MaxLockedTotal),
+		Cashout: settler.CashoutPolicy{
+			Amount: tally.Amount(cfg.CashoutAmount), Age: time.Duration(cfg.CashoutHours) * time.Hour, FeeRatio: cfg.CashoutFeeRatio,
+		},
+		Logger: log,
+	}
 }
 
 // told passes a notice on. One that comes before there is a settler is made good

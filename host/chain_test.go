@@ -19,8 +19,8 @@ import (
 	"github.com/tallystick/tally/host/rpc"
 	"github.com/tallystick/tally/paych"
 	"github.com/tallystick/tally/paych/lotus"
-	"github.com/tallystick/tally/swap"
 	"github.com/tallystick/tally/paych/wallet"
+	"github.com/tallystick/tally/swap"
 )
 
 // testChain is a devnet in a folder, with blocks by hand.

@@ -127,7 +127,7 @@ func Start(ctx context.Context, r *repo.Repo, start StartConfig) (_ *Daemon, err
 	undo = append(undo, d.host.Close)
 	nodeCfg.Logger, nodeCfg.Notify = log, d.notify
 	if nodeCfg.Policy.Mode == swap.ModeHard {
-		if nodeCfg.Settler, err = d.chain.openSettler(ctx, store, cfg, log); err != nil {
+		if nodeCfg.Settler, err = d.chain.openSettler(ctx, store, settlerConfig(cfg, log)); err != nil {
 			return nil, err
 		}
 		nodeCfg.Realm, nodeCfg.PayoutAddress = d.chain.realm(), d.chain.facts.Payout.String()
@@ -159,7 +159,7 @@ func (d *Daemon) openChain(ctx context.Context, r *repo.Repo, store *durable.Sto
 		return withoutChain(ctx, store)
 	}
 	d.chain = newChain(start.Chain)
-	if err = d.chain.open(ctx, r, store, d.notifyChain, log); err != nil {
+	if err = d.chain.open(ctx, settingsOf(r), store, d.notifyChain, log); err != nil {
 		d.chain = nil
 		return err
 	}

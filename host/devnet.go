@@ -159,6 +159,23 @@ func listenDevnet(folder *repo.Devnet, setting string) (net.Listener, error) {
 	return l, err
 }
 
+// Token is the bearer token of its JSON-RPC.
+func (d *Devnet) Token() lotus.Token { return lotus.Token(d.folder.Token().Reveal()) }
+
+// Faucet gives an address play money, and returns once that is mined and can be
+// spent.
+func (d *Devnet) Faucet(ctx context.Context, to address.Address, atto big.Int) error {
+	if _, err := d.chain.Faucet(ctx, to, atto); err != nil {
+		return err
+	}
+	return d.chain.Mine(ctx, 2) // it is mined in the one and seen in the next
+}
+
+// Balance of an address, in attoFIL.
+func (d *Devnet) Balance(ctx context.Context, a address.Address) (big.Int, error) {
+	return d.chain.Balance(ctx, a)
+}
+
 // Info returns how the devnet is reached.
 func (d *Devnet) Info() DevnetInfo { return d.info }
 

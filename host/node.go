@@ -7,13 +7,18 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/filecoin-project/go-address"
 	"github.com/ipfs/go-datastore"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tallystick/tally/host/repo"
+	"github.com/tallystick/tally/host/rpc"
+	"github.com/tallystick/tally/host/settler"
 	"github.com/tallystick/tally/internal/durable"
+	"github.com/tallystick/tally/paych/lotus"
 	"github.com/tallystick/tally/protocols/storenet"
 	"github.com/tallystick/tally/protocols/swapnet"
 	"github.com/tallystick/tally/swap"
@@ -36,8 +41,11 @@ type Config struct {
 	Realm swap.Realm
 	// Policy holds thresholds and mode. Default: swap.DefaultPolicy.
 	Policy swap.Policy
-	// Settler backs cheques; required in mode hard. See package host/settler. Its
-	// owner starts it on Node.Book and closes it before the node.
+	// Chain turns on payment channels, and mode hard where Policy names none: each
+	// cheque carries a voucher of a channel. Realm is then that of the chain.
+	// Default: off.
+	Chain *ChainConfig
+	// Settler backs cheques in another way; required in mode hard without Chain.
 	Settler swap.Settler
 	// PayoutAddress is where cheques of the seed's protocol may be made out to,
 	// beside our peer id. Default: none.
@@ -48,6 +56,18 @@ type Config struct {
 	Notify func(swap.Notice)
 	// Logger default: slog.Default.
 	Logger *slog.Logger
+}
+
+// ChainConfig is the chain of an embedded node.
+type ChainConfig struct {
+	// URL of a node's JSON-RPC, Lotus' or a devnet's, and its bearer token.
+	URL   string
+	Token lotus.Token
+	// Keys is a folder for the keystore, made where it is missing. It belongs to
+	// one chain. Default: Config.Dir with -keys at its end, beside the books.
+	Keys string
+	// Settler has the caps on what is locked, and the cash-out policy.
+	Settler settler.Config
 }
 
 // MessagesConfig turns on the metered message store.
@@ -73,6 +93,8 @@ type Node struct {
 	swap    *swapnet.Service
 	metrics *prometheus.Registry
 
+	chain *chain // nil without Config.Chain; a daemon has its own
+
 	messages *storenet.Store // nil without Config.Messages, as the next two
 	server   *storenet.Server
 	client   *storenet.Client
@@ -92,11 +114,79 @@ func New(h host.Host, cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
+	var c *chain
+	if cfg.Chain != nil {
+		if c, err = cfg.openChain(store); err != nil {
+			return nil, errors.Join(err, store.Close())
+		}
+	}
 	n, err := newNode(h, store, cfg)
 	if err != nil {
+		if c != nil {
+			err = errors.Join(err, c.settler.Close(), c.close())
+		}
 		return nil, errors.Join(err, store.Close())
 	}
+	if c != nil {
+		n.chain = c
+		c.settler.Start(n.book)
+	}
 	return n, nil
+}
+
+// openChain opens the channels of an embedded node and makes cfg settle on them.
+func (cfg *Config) openChain(store *durable.Store) (*chain, error) {
+	set := chainSettings{keys: cfg.Chain.Keys, wallet: repo.WalletLocal}
+	if set.keys == "" {
+		if cfg.Dir == "" {
+			return nil, errors.New("host: no place for the keys: set Config.Chain.Keys to a folder")
+		}
+		set.keys = cfg.Dir + "-keys"
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), openWithin)
+	defer cancel()
+	c := newChain(repo.ChainNode{URL: cfg.Chain.URL, Token: cfg.Chain.Token, From: "Config.Chain"})
+	if err := c.open(ctx, set, store, c.told, cfg.Logger); err != nil {
+		return nil, err
+	}
+	backs := cfg.Chain.Settler
+	if backs.Logger == nil {
+		backs.Logger = cfg.Logger
+	}
+	s, err := c.openSettler(ctx, store, backs)
+	if err != nil {
+		return nil, errors.Join(err, c.close())
+	}
+	cfg.Settler, cfg.Realm, cfg.PayoutAddress = s, c.realm(), c.facts.Payout.String()
+	if cfg.Policy.Mode == swap.ModeUnset {
+		cfg.Policy.Mode = swap.ModeHard
+	}
+	return c, nil
+}
+
+// Channels returns the payment channels of a node with Config.Chain; nil without.
+func (n *Node) Channels() *rpc.Channels {
+	if n.chain == nil {
+		return nil
+	}
+	return n.chain.channels()
+}
+
+// Settler returns what backs the cheques of a node with Config.Chain; nil without.
+func (n *Node) Settler() *settler.Settler {
+	if n.chain == nil {
+		return nil
+	}
+	return n.chain.settler
+}
+
+// Payout returns where a node with Config.Chain is paid and pays from; undefined
+// without.
+func (n *Node) Payout() address.Address {
+	if n.chain == nil {
+		return address.Undef
+	}
+	return n.chain.facts.Payout
 }
 
 func openStore(cfg Config) (*durable.Store, error) {
@@ -171,7 +261,17 @@ func newNode(h host.Host, store *durable.Store, cfg Config) (_ *Node, err error)
 
 // Close ends the services, saves the books and closes their store. The libp2p
 // host stays open.
-func (n *Node) Close() error { return errors.Join(n.closeParts(), n.store.Close()) }
+func (n *Node) Close() error {
+	var errs []error
+	if n.chain != nil {
+		errs = append(errs, n.chain.settler.Close())
+	}
+	errs = append(errs, n.closeParts())
+	if n.chain != nil {
+		errs = append(errs, n.chain.close())
+	}
+	return errors.Join(append(errs, n.store.Close())...)
+}
 
 // closeParts is Close without the store, which others may still need.
 func (n *Node) closeParts() error {

@@ -38,16 +38,18 @@ const (
 )
 
 var (
-	// ErrNoChain: hard mode was asked for.
-	ErrNoChain = errors.New("testnet: mode hard needs a chain adapter, which this version does not have yet; use mode mock or soft")
 	// ErrBooksDiffer: the demo ended and the two books do not agree. The result
 	// is valid and shows how.
 	ErrBooksDiffer = errors.New("testnet: the books of the two peers do not agree")
+	// ErrChainDiffers: the chain did not pay what the cheques said. The result is
+	// valid and shows how.
+	ErrChainDiffers = errors.New("testnet: the chain did not pay what the cheques said")
 )
 
 // DemoOptions of Demo. The zero value is the demo as it ships.
 type DemoOptions struct {
-	// Mode is soft or mock. Default mock.
+	// Mode is soft, mock or hard. Default hard: on an embedded chain, with a
+	// channel that is settled and collected at the end.
 	Mode swap.Mode
 	// Messages is a file of newline-delimited JSON, as `tally store import`
 	// reads it, and Input is one that is open already. Default: a sample that
@@ -76,11 +78,13 @@ type DemoStage string
 
 // The stages of the demo, in order.
 const (
-	StageStart   DemoStage = "start"   // stores, hosts, handshake
+	StageStart   DemoStage = "start"   // chain, stores, hosts, handshake
 	StageCheck   DemoStage = "check"   // the server reads the file for errors
 	StageImport  DemoStage = "import"  // the server stores the messages
 	StageQuery   DemoStage = "query"   // the client asks page by page
 	StageCompare DemoStage = "compare" // both wait for the last ack, and compare
+	StageSettle  DemoStage = "settle"  // hard: the server settles the channel
+	StageCollect DemoStage = "collect" // hard: its voucher is on the chain, it collects
 )
 
 // DemoProgress is how far a demo is. Done and Total count messages; Total is 0
@@ -132,6 +136,16 @@ type DemoResult struct {
 	PaymentThreshold uint64   `json:"payment_threshold"`
 	Client           DemoSide `json:"client"`
 	Server           DemoSide `json:"server"`
+
+	// Of mode hard, in attoFIL as decimal text; empty in other modes. VoucherTotal
+	// is what the last voucher says, and the balances are those of the server's
+	// payout address on the chain, before the first cheque and after Collect.
+	Channel            string `json:"channel"`
+	VoucherTotal       string `json:"voucher_total"`
+	PayeeBalanceBefore string `json:"payee_balance_before"`
+	PayeeBalanceAfter  string `json:"payee_balance_after"`
+	// ChainPaid: the payee's balance rose by exactly what the voucher says.
+	ChainPaid bool `json:"chain_paid"`
 }
 
 // Demo lets one peer query another's messages until cheques flow, and compares
@@ -140,10 +154,7 @@ type DemoResult struct {
 func Demo(ctx context.Context, opt DemoOptions) (_ DemoResult, err error) {
 	begin := time.Now()
 	if opt.Mode == swap.ModeUnset {
-		opt.Mode = swap.ModeMock
-	}
-	if opt.Mode == swap.ModeHard {
-		return DemoResult{}, ErrNoChain
+		opt.Mode = swap.ModeHard
 	}
 	if opt.PageSize == 0 {
 		opt.PageSize = defaultPage
@@ -179,10 +190,14 @@ func Demo(ctx context.Context, opt DemoOptions) (_ DemoResult, err error) {
 		return DemoResult{}, err
 	}
 	result.ElapsedMS = time.Since(begin).Milliseconds()
-	if !result.BooksAgree {
+	switch {
+	case !result.BooksAgree:
 		return result, ErrBooksDiffer
+	case opt.Mode == swap.ModeHard && !result.ChainPaid:
+		return result, ErrChainDiffers
+	default:
+		return result, nil
 	}
-	return result, nil
 }
 
 // open returns the messages and what closes them.
@@ -206,10 +221,17 @@ type demo struct {
 	client, server *host.Node
 	hosts          []libp2phost.Host
 	acked          chan struct{} // a cheque of the client was acked
+	chain          *demoChain    // of mode hard
 }
 
 func (d *demo) start(ctx context.Context, dir string) error {
 	d.opt.Progress(DemoProgress{Stage: StageStart})
+	if d.opt.Mode == swap.ModeHard {
+		var err error
+		if d.chain, err = startDemoChain(ctx, filepath.Join(dir, "chain"), d.opt.Logger); err != nil {
+			return err
+		}
+	}
 	for _, side := range [...]struct {
 		name   string
 		node   **host.Node
@@ -226,10 +248,15 @@ func (d *demo) start(ctx context.Context, dir string) error {
 		d.hosts = append(d.hosts, h)
 		*side.node, err = host.New(h, host.Config{
 			Dir: filepath.Join(dir, side.name), Policy: d.opt.Policy, Messages: &host.MessagesConfig{},
-			Notify: side.notify, Logger: d.opt.Logger,
+			Chain: d.chain.config(), Notify: side.notify, Logger: d.opt.Logger,
 		})
 		if err != nil {
 			return fmt.Errorf("testnet: start the %s: %w", side.name, err)
+		}
+	}
+	if d.chain != nil {
+		if err := d.chain.fund(ctx, d.client, d.server); err != nil {
+			return err
 		}
 	}
 	return meet(ctx, d.client, d.server)
@@ -295,7 +322,11 @@ func (d *demo) run(ctx context.Context, file io.ReadSeeker) (DemoResult, error) 
 			return DemoResult{}, fmt.Errorf("testnet: settle: %w", err)
 		}
 	}
-	return d.compare(ctx, got)
+	result, err := d.compare(ctx, got)
+	if err != nil || d.chain == nil || !result.BooksAgree {
+		return result, err
+	}
+	return result, d.chain.finish(ctx, d, &result)
 }
 
 // ended puts ctx's error first where ctx is why something failed: a stream that
@@ -368,6 +399,9 @@ func (d *demo) close() error {
 	}
 	for _, h := range d.hosts {
 		errs = append(errs, h.Close())
+	}
+	if d.chain != nil {
+		errs = append(errs, d.chain.close())
 	}
 	return errors.Join(errs...)
 }

@@ -14,6 +14,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/filecoin-project/go-state-types/big"
+
 	"github.com/tallystick/tally/host/rpc"
 	"github.com/tallystick/tally/protocols/storenet"
 	"github.com/tallystick/tally/swap"
@@ -41,8 +43,8 @@ func TestDemoShowsBothBooks(t *testing.T) {
 		balance              int64
 		serial, cumulativeAt uint64
 	}{
-		{"mock", DemoOptions{}, 3, 45, 3, 300},
-		{"mock, settled", DemoOptions{SettleRest: true}, 4, 0, 4, 345},
+		{"mock", DemoOptions{Mode: swap.ModeMock}, 3, 45, 3, 300},
+		{"mock, settled", DemoOptions{Mode: swap.ModeMock, SettleRest: true}, 4, 0, 4, 345},
 		{"soft", DemoOptions{Mode: swap.ModeSoft}, 0, 345, 0, 0},
 		{"soft, settled", DemoOptions{Mode: swap.ModeSoft, SettleRest: true}, 0, 345, 0, 0},
 	} {
@@ -77,6 +79,38 @@ func TestDemoShowsBothBooks(t *testing.T) {
 	}
 }
 
+// The demo as it ships: cheques carry vouchers, and the chain pays what they say,
+// to the attoFIL.
+func TestDemoOnAChain(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		opt   DemoOptions
+		total string
+	}{
+		{"as it ships", DemoOptions{}, "300000000000"},
+		{"settled", DemoOptions{SettleRest: true}, "345000000000"},
+		{"less than a threshold", DemoOptions{Input: bytes.NewReader(messageLines(10))}, "0"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			res, err := demoIn(t, tc.opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !res.BooksAgree || !res.ChainPaid || res.VoucherTotal != tc.total || (res.Channel == "") != (tc.total == "0") {
+				t.Errorf("%+v", res)
+			}
+			before, err := big.FromString(res.PayeeBalanceBefore)
+			if err != nil {
+				t.Fatal(err)
+			}
+			after, err := big.FromString(res.PayeeBalanceAfter)
+			if err != nil || big.Sub(after, before).String() != tc.total {
+				t.Errorf("the balance went from %s to %s, %v", before, after, err)
+			}
+		})
+	}
+}
+
 // Scripts read these keys.
 func TestDemoResultKeys(t *testing.T) {
 	raw, err := json.Marshal(DemoResult{})
@@ -88,8 +122,8 @@ func TestDemoResultKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"books_agree", "cheques_acked", "cheques_sent", "client", "client_debit", "elapsed_ms", "messages",
-		"mode", "pages", "payment_threshold", "server", "server_credit",
+		"books_agree", "chain_paid", "channel", "cheques_acked", "cheques_sent", "client", "client_debit", "elapsed_ms", "messages",
+		"mode", "pages", "payee_balance_after", "payee_balance_before", "payment_threshold", "server", "server_credit", "voucher_total",
 	}
 	if keys := slices.Sorted(maps.Keys(got)); !slices.Equal(keys, want) {
 		t.Errorf("keys %v", keys)
@@ -102,13 +136,13 @@ func TestDemoOfAFile(t *testing.T) {
 	if err := os.WriteFile(file, messageLines(n), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if res, err := demoIn(t, DemoOptions{Input: bytes.NewReader(messageLines(10))}); err != nil || res.Messages != 10 {
+	if res, err := demoIn(t, DemoOptions{Mode: swap.ModeMock, Input: bytes.NewReader(messageLines(10))}); err != nil || res.Messages != 10 {
 		t.Errorf("%+v, %v", res, err)
 	}
 	var seen []DemoStage
 	last := DemoProgress{}
 	res, err := demoIn(t, DemoOptions{
-		Messages: file, PageSize: 50,
+		Mode: swap.ModeMock, Messages: file, PageSize: 50,
 		Progress: func(p DemoProgress) {
 			if p.Stage != last.Stage {
 				seen = append(seen, p.Stage)
@@ -135,7 +169,6 @@ func TestDemoRefuses(t *testing.T) {
 		opt  DemoOptions
 		want error
 	}{
-		"hard mode":    {DemoOptions{Mode: swap.ModeHard}, ErrNoChain},
 		"no such file": {DemoOptions{Messages: bad + "x"}, fs.ErrNotExist},
 		"bad line":     {DemoOptions{Messages: bad}, storenet.ErrLine},
 		"bad policy":   {DemoOptions{Policy: swap.Policy{PaymentThreshold: 100, DisconnectThreshold: 100}}, swap.ErrPolicy},
@@ -155,7 +188,7 @@ func TestDemoEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	dir := t.TempDir()
-	_, err := Demo(ctx, DemoOptions{Dir: dir, Progress: func(p DemoProgress) {
+	_, err := Demo(ctx, DemoOptions{Mode: swap.ModeMock, Dir: dir, Progress: func(p DemoProgress) {
 		if p.Stage == StageQuery && p.Done > 100 {
 			cancel()
 		}
@@ -239,7 +272,7 @@ func TestDemoLarge(t *testing.T) {
 	if err := os.WriteFile(file, messageLines(n), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	res, err := demoIn(t, DemoOptions{Messages: file})
+	res, err := demoIn(t, DemoOptions{Mode: swap.ModeMock, Messages: file})
 	if err != nil || res.Messages != n || res.ChequesAcked != uint64(n/100) {
 		t.Fatalf("%+v, %v", res, err)
 	}

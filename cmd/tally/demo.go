@@ -16,22 +16,23 @@ func (a *app) demoCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Watch two peers serve, count and settle, in one minute",
-		Long: `Starts two peers on this machine with stores in a temporary folder. One queries
-the other's messages page by page; both count; the tab passes the threshold, and
-a cheque goes over and is acked. Then both books are shown. It exits with 0 only
-if the books agree.
+		Long: `Starts two peers on this machine with stores in a temporary folder, and a chain of
+play money. One queries the other's messages page by page; both count; the tab
+passes the threshold, and a cheque with a voucher of a payment channel goes over
+and is acked. Then the server settles the channel and collects what the vouchers
+say. Both books, the cheques, the voucher and the server's balance on the chain
+before and after are shown. It exits with 0 only if the books agree and the chain
+paid.
 
---mode soft counts only; mock settles with signed cheques. FILE of --messages is
-as for ` + "`tally store import`" + `.`,
+--mode soft counts only; mock settles with signed cheques that nobody can cash,
+without a chain. FILE of --messages is as for ` + "`tally store import`" + `.`,
 		Example: "  tally demo\n  tally demo --messages mine.ndjson --page-size 5 -o json",
 		Args:    nArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch mode {
-			case "soft", "mock":
-			case "hard":
-				return failf("use --mode mock", "mode hard settles on a chain, and this version has none")
+			case "soft", "mock", "hard":
 			default:
-				return usagef("use --mode soft or --mode mock", "%q is not a mode", mode)
+				return usagef("use --mode hard, mock or soft", "%q is not a mode", mode)
 			}
 			if pageSize < 1 || pageSize > rpc.MaxPageSize {
 				return usagef(fmt.Sprintf("use --page-size 1 to %d", rpc.MaxPageSize), "page size %d is out of bounds", pageSize)
@@ -59,10 +60,13 @@ as for ` + "`tally store import`" + `.`,
 			if !result.BooksAgree {
 				return errors.New("the two books do not agree")
 			}
+			if result.ChainPaid != nil && !*result.ChainPaid {
+				return errors.New("the chain did not pay what the vouchers say")
+			}
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&mode, "mode", "mock", "soft or mock")
+	cmd.Flags().StringVar(&mode, "mode", "hard", "hard, mock or soft")
 	cmd.Flags().StringVar(&file, "messages", "", "file of messages to serve (default a sample)")
 	cmd.Flags().IntVar(&pageSize, "page-size", 20, "most messages of a page")
 	return cmd
@@ -81,9 +85,14 @@ func (a *app) printDemo(d DemoResult) error {
 		}
 	}
 	return a.out.one(d, func() *table {
-		return newCard().
+		t := newCard().
 			add("messages", d.Messages).add("pages", d.Pages).add("server credit", d.ServerCredit).add("client debit", d.ClientDebit).
-			add("cheques sent", d.ChequesSent).add("cheques acked", d.ChequesAcked).add("books agree", d.BooksAgree).
-			add("mode", d.Mode).add("elapsed", cell(d.Elapsed)+" s")
+			add("cheques sent", d.ChequesSent).add("cheques acked", d.ChequesAcked).add("books agree", d.BooksAgree)
+		if d.ChainPaid != nil {
+			t.add("channel", d.Channel).add("voucher", showFIL(d.VoucherTotal)).
+				add("payee before", showFIL(d.PayeeBalanceBefore)).add("payee after", showFIL(d.PayeeBalanceAfter)).
+				add("chain paid", *d.ChainPaid)
+		}
+		return t.add("mode", d.Mode).add("elapsed", cell(d.Elapsed)+" s")
 	})
 }

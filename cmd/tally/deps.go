@@ -133,6 +133,13 @@ type DemoResult struct {
 	// other.
 	Client DemoSide `json:"client"`
 	Server DemoSide `json:"server"`
+	// Of mode hard, amounts in attoFIL as decimal text; left out in other modes.
+	Channel            string `json:"channel,omitempty"`
+	VoucherTotal       string `json:"voucher_total,omitempty"`
+	PayeeBalanceBefore string `json:"payee_balance_before,omitempty"`
+	PayeeBalanceAfter  string `json:"payee_balance_after,omitempty"`
+	// ChainPaid: the payee's balance rose by exactly what the voucher says.
+	ChainPaid *bool `json:"chain_paid,omitempty"`
 }
 
 // DemoSide is the tab as one side has it.

@@ -240,7 +240,13 @@ func fakeDeps() Deps {
 				n = 2
 			}
 			o.Progress("messages", n, n)
+			var paid *bool
+			if o.Mode == "hard" {
+				paid = new(bool)
+				*paid = os.Getenv("FAKE_UNPAID") == ""
+			}
 			return DemoResult{
+				Channel: "f2abc", VoucherTotal: "100000000000", PayeeBalanceBefore: "0", PayeeBalanceAfter: "100000000000", ChainPaid: paid,
 				Messages: n, Pages: (n + o.PageSize - 1) / o.PageSize, ServerCredit: uint64(n), ClientDebit: uint64(n),
 				ChequesSent: 1, ChequesAcked: 1, BooksAgree: os.Getenv("FAKE_DISAGREE") == "", Mode: o.Mode, Elapsed: 0.25,
 				Client: DemoSide{Peer: bob, Balance: -20, Consumed: uint64(n), Paid: 100, LastCheque: &rpc.LastCheque{Serial: 1, Cumulative: 100, State: rpc.ChequeAcked}},

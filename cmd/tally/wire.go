@@ -74,14 +74,19 @@ func runDemo(ctx context.Context, opts DemoOptions) (DemoResult, error) {
 			}
 		},
 	})
-	if err != nil && !errors.Is(err, testnet.ErrBooksDiffer) {
+	if err != nil && !errors.Is(err, testnet.ErrBooksDiffer) && !errors.Is(err, testnet.ErrChainDiffers) {
 		return DemoResult{}, err
 	}
-	return DemoResult{
+	result := DemoResult{
 		Messages: r.Messages, Pages: r.Pages, ServerCredit: r.ServerCredit, ClientDebit: r.ClientDebit,
 		ChequesSent: int(r.ChequesSent), ChequesAcked: int(r.ChequesAcked), BooksAgree: r.BooksAgree,
 		Mode: r.Mode, Elapsed: float64(r.ElapsedMS) / 1000, Client: demoSide(r.Client), Server: demoSide(r.Server),
-	}, nil
+		Channel: r.Channel, VoucherTotal: r.VoucherTotal, PayeeBalanceBefore: r.PayeeBalanceBefore, PayeeBalanceAfter: r.PayeeBalanceAfter,
+	}
+	if r.Hard() {
+		result.ChainPaid = &r.ChainPaid
+	}
+	return result, nil
 }
 
 func demoSide(s testnet.DemoSide) DemoSide {
