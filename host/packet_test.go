@@ -19,6 +19,7 @@ import (
 
 	"github.com/tallystick/tally"
 	"github.com/tallystick/tally/host"
+	"github.com/tallystick/tally/internal/durable"
 	"github.com/tallystick/tally/internal/durable/durabletest"
 	"github.com/tallystick/tally/paystream/forward"
 	"github.com/tallystick/tally/protocols/packetnet"
@@ -77,7 +78,10 @@ func (n *packetNode) start() {
 	n.book.Bind(n.swap)
 	n.engine, err = forward.New(ctx, forward.Config{
 		Self: n.host.ID(), Rules: n.rules, Tabs: host.PacketTabs(n.book, true), Store: n.disk.Store, Handler: n.handler,
-		Orphan: func(r *forward.Result) { n.orphans <- *r },
+		Orphan: func(r *forward.Result) func(*durable.Batch) {
+			n.orphans <- *r
+			return nil
+		},
 	})
 	n.must(err)
 	n.packet, err = packetnet.New(n.host, n.engine, packetnet.Config{Rules: n.rules})

@@ -116,6 +116,11 @@ type Packet struct {
 	// Record, where set, adds records of the sender to the batch that is saved
 	// before the packet leaves. Not called where the packet is refused here.
 	Record func(*durable.Batch)
+	// Decided, where set, is told what became of the packet before that is saved,
+	// on the engine's goroutine; it must not wait. What it returns, where that is
+	// not nil, adds records of the sender to the very batch that makes the
+	// journal forget the packet: a crash leaves both or neither.
+	Decided func(*Result) func(*durable.Batch)
 }
 
 // Result is what became of a packet. Data is good during the call.
@@ -151,9 +156,9 @@ type Config struct {
 	Memory bool
 	// Handler takes packets for us. Default: each is refused.
 	Handler Handler
-	// Orphan is told what became of packets that were sent before a restart.
-	// Default: nobody.
-	Orphan func(*Result)
+	// Orphan is told what became of packets that were sent before a restart, as
+	// Packet.Decided is of others. Default: nobody.
+	Orphan func(*Result) func(*durable.Batch)
 	Logger *slog.Logger
 }
 
@@ -195,6 +200,7 @@ type Engine struct {
 	batch   durable.Batch
 	sync    bool // the batch has what sends wait for
 	records []func(*durable.Batch)
+	rejects int // results in records that no send waits for
 	stats   stats
 }
 
@@ -211,7 +217,10 @@ func (e *Engine) Stats() Stats {
 	return Stats{Messages: e.stats.stepped.Load(), Faults: e.stats.faults.Load(), Delivered: e.stats.delivered.Load()}
 }
 
-type pending struct{ done func(*Result) }
+type pending struct {
+	done    func(*Result)
+	decided func(*Result) func(*durable.Batch)
+}
 
 // item is one entry of the inbox.
 type item struct {
@@ -221,6 +230,7 @@ type item struct {
 	batch  *Batch
 	send   *sending
 	ask    func(*Hop)
+	record func(*durable.Batch)
 }
 
 // sending is a packet or a decision of our own on its way to the engine.
@@ -228,6 +238,7 @@ type sending struct {
 	msg     Msg
 	id      uint64
 	done    func(*Result)
+	result  func(*Result) func(*durable.Batch)
 	record  func(*durable.Batch)
 	decided func(error)
 }
@@ -253,7 +264,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 		cfg.Handler = refuseAll{}
 	}
 	if cfg.Orphan == nil {
-		cfg.Orphan = func(*Result) {}
+		cfg.Orphan = func(*Result) func(*durable.Batch) { return nil }
 	}
 	e := &Engine{
 		cfg: cfg, log: cfg.Logger,
@@ -364,8 +375,9 @@ func (e *Engine) Receive(b *Batch) {
 }
 
 // Send offers a packet. done is called once, on the engine's goroutine, when it
-// is decided and that is saved; it must not wait. An error means that nothing
-// was sent and done is not called. After Close done may never come.
+// is decided and that is saved; it must not wait, and may be nil. An error means
+// that nothing was sent and neither done nor p.Decided is called. After Close they
+// may never be.
 func (e *Engine) Send(p *Packet, done func(*Result)) error {
 	if len(p.Data) > MaxData || len(p.Token) > MaxToken || len(p.Via) > MaxHops {
 		return fmt.Errorf("forward: packet with %d bytes of data, %d of token, %d hops: at most %d, %d, %d",
@@ -379,7 +391,7 @@ func (e *Engine) Send(p *Packet, done func(*Result)) error {
 	if s.msg.Part == (PartID{}) {
 		_, _ = rand.Read(s.msg.Part[:]) // never fails
 	}
-	s.done, s.record, s.decided = done, p.Record, nil
+	s.done, s.result, s.record, s.decided = done, p.Decided, p.Record, nil
 	return e.put(item{kind: EvSend, send: s})
 }
 
@@ -418,6 +430,11 @@ func (e *Engine) Decide(from peer.ID, id uint64, d *Decision, done func(error)) 
 	}
 	return e.put(item{kind: kind, peer: from, send: s})
 }
+
+// Save adds a record of an endpoint that belongs to no packet. It lies in one line
+// with those of packets, so that what a later one says is on disk no earlier. It
+// is synced within tickEvery, or with the next packet.
+func (e *Engine) Save(record func(*durable.Batch)) error { return e.put(item{record: record}) }
 
 // Look calls f with the core on the engine's goroutine and waits for it.
 func (e *Engine) Look(f func(*Hop)) error {
@@ -525,7 +542,7 @@ func (e *Engine) work(items []item, tick bool) error {
 		if err := e.step(now, &Event{Kind: EvTick}); err != nil {
 			return err
 		}
-		e.sync = e.sync || e.batch.Len() > 0 // deletes have waited long enough
+		e.sync = e.sync || e.batch.Len() > 0 || len(e.records) > 0 // they have waited long enough
 	}
 	err := e.carryOut()
 	e.wire.Flush()
@@ -539,6 +556,12 @@ func (e *Engine) item(now int64, it *item) error {
 	switch {
 	case it.ask != nil:
 		it.ask(e.hop)
+		return nil
+	case it.record != nil:
+		if e.cfg.Store != nil {
+			e.records = append(e.records, it.record)
+			e.sync = true
+		}
 		return nil
 	case it.batch != nil:
 		b := it.batch
@@ -575,7 +598,7 @@ func (e *Engine) own(now int64, it *item) error {
 	ev := Event{Kind: it.kind, Peer: it.peer, ID: s.id, Msg: m}
 	before := len(e.fx)
 	if it.kind == EvSend {
-		ev.Ref = e.remember(s.done)
+		ev.Ref = e.remember(pending{s.done, s.result})
 	}
 	err := e.step(now, &ev)
 	decided, record := s.decided, s.record
@@ -594,22 +617,23 @@ func (e *Engine) own(now int64, it *item) error {
 	refused := it.kind == EvSend && len(e.fx) > before && e.fx[len(e.fx)-1].Kind == FxResult
 	if record != nil && !refused && e.cfg.Store != nil {
 		e.records = append(e.records, record)
+		e.sync = true
 	}
 	if decided != nil {
-		e.fx = append(e.fx, Effect{Kind: FxResult, Ref: e.remember(func(*Result) { decided(nil) }), Msg: m})
+		e.fx = append(e.fx, Effect{Kind: FxResult, Ref: e.remember(pending{done: func(*Result) { decided(nil) }}), Msg: m})
 	}
 	return nil
 }
 
 // remember keeps a caller until its packet is decided.
-func (e *Engine) remember(done func(*Result)) uint64 {
+func (e *Engine) remember(p pending) uint64 {
 	if n := len(e.free); n > 0 {
 		ref := e.free[n-1]
 		e.free = e.free[:n-1]
-		e.results[ref-1].done = done
+		e.results[ref-1] = p
 		return ref
 	}
-	e.results = append(e.results, pending{done})
+	e.results = append(e.results, p)
 	return uint64(len(e.results))
 }
 
@@ -655,6 +679,7 @@ func (e *Engine) deliver(now int64, f *Effect) error {
 		fx, err = e.hop.Step(now, &ev, e.fx)
 	} else if err == nil && d.Record != nil && e.cfg.Store != nil {
 		e.records = append(e.records, d.Record)
+		e.sync = true
 	}
 	e.fx = fx
 	return err
@@ -662,6 +687,11 @@ func (e *Engine) deliver(now int64, f *Effect) error {
 
 // carryOut saves first and sends then.
 func (e *Engine) carryOut() error {
+	for i := range e.fx {
+		if f := &e.fx[i]; f.Kind == FxResult {
+			e.decided(f)
+		}
+	}
 	if e.cfg.Store != nil {
 		if err := e.save(); err != nil {
 			return err
@@ -701,17 +731,14 @@ func (e *Engine) save() error {
 			e.batch.Delete(journalKey(f.Key))
 		}
 	}
-	if len(e.records) > 0 {
-		e.sync = true
-		for i, record := range e.records {
-			record(&e.batch)
-			e.records[i] = nil
-		}
-		e.records = e.records[:0]
-	}
 	if !e.sync {
 		return nil
 	}
+	for i, record := range e.records {
+		record(&e.batch)
+		e.records[i] = nil
+	}
+	e.records, e.rejects = e.records[:0], 0
 	e.sync = false
 	e.cfg.Tabs.Save(&e.batch)
 	err := e.cfg.Store.Commit(context.Background(), &e.batch)
@@ -720,15 +747,45 @@ func (e *Engine) save() error {
 	return err
 }
 
-func (e *Engine) result(f *Effect) {
+// resultOf is f as callers see it.
+func resultOf(f *Effect) Result {
 	m := f.Msg
-	r := Result{Part: m.Part, Fulfilled: m.Kind == MsgFulfil, Preimage: m.Preimage, Code: m.Code, Headroom: m.Headroom, Data: m.Data}
+	return Result{Part: m.Part, Fulfilled: m.Kind == MsgFulfil, Preimage: m.Preimage, Code: m.Code, Headroom: m.Headroom, Data: m.Data}
+}
+
+// maxRejects bounds the records of rejects that wait for a batch that is synced.
+const maxRejects = 1024
+
+// decided tells the sender before the save. The record of a reject may wait with
+// the end of its journal record; a later record is in no earlier batch.
+func (e *Engine) decided(f *Effect) {
+	decided := e.cfg.Orphan
+	if f.Ref != 0 {
+		if decided = e.results[f.Ref-1].decided; decided == nil {
+			return
+		}
+	}
+	r := resultOf(f)
+	record := decided(&r)
+	if record == nil || e.cfg.Store == nil {
+		return
+	}
+	e.records = append(e.records, record)
+	if e.rejects++; e.rejects >= maxRejects {
+		e.sync = true
+	}
+}
+
+// result tells the caller after it.
+func (e *Engine) result(f *Effect) {
 	if f.Ref == 0 {
-		e.cfg.Orphan(&r)
 		return
 	}
 	done := e.results[f.Ref-1].done
-	e.results[f.Ref-1].done = nil
+	e.results[f.Ref-1] = pending{}
 	e.free = append(e.free, f.Ref)
-	done(&r)
+	if done != nil {
+		r := resultOf(f)
+		done(&r)
+	}
 }

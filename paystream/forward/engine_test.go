@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -45,16 +47,24 @@ type pairWire struct {
 func (w *pairWire) Send(p peer.ID, m *Msg) {
 	w.mu.Lock()
 	w.sent = append(w.sent, m.Kind)
+	to := w.to
 	w.mu.Unlock()
-	if w.to == nil || p != w.other {
+	if to == nil || p != w.other {
 		return
 	}
 	cp := *m
 	cp.Data = bytes.Clone(m.Data)
-	w.to.Receive(&Batch{Peer: w.self, Msgs: []Msg{cp}, Recycle: func(*Batch) {}})
+	to.Receive(&Batch{Peer: w.self, Msgs: []Msg{cp}, Recycle: func(*Batch) {}})
 }
 func (w *pairWire) Flush()               {}
 func (w *pairWire) Reset(peer.ID, error) {}
+
+// retarget joins the other engine's next life.
+func (w *pairWire) retarget(to *Engine) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.to = to
+}
 
 func (w *pairWire) kinds() []MsgKind {
 	w.mu.Lock()
@@ -138,6 +148,122 @@ func TestEngines(t *testing.T) {
 			t.Fatalf("balance %d, held %v", tabs.balance["b"], tabs.held)
 		}
 		if err := store.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// TestDecidedSharesTheBatch: the sender's record of a result is on disk with the
+// end of the journal's, whatever a crash cuts, and so is that of a result which
+// comes after a restart. A record of a result that lies in a batch of its own
+// would be there without the other after one of these crashes.
+func TestDecidedSharesTheBatch(t *testing.T) {
+	for name, fulfil := range map[string]bool{"fulfilled": true, "rejected": false} {
+		data := "hello"
+		if !fulfil {
+			data = "refuse"
+		}
+		for at := 1; at <= 4; at++ {
+			for _, after := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/commit=%d/after=%v", name, at, after), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						disk := durabletest.NewMemCrash()
+						if after {
+							disk.CrashAfter(disk.Commits() + at)
+						} else {
+							disk.CrashBefore(disk.Commits() + at)
+						}
+						a, _ := newTestEngine(t, "a", disk.Store, nil)
+						b, _ := newTestEngine(t, "b", nil, echo{})
+						a.Start(&pairWire{self: "a", other: "b", to: b})
+						wb := &pairWire{self: "b", other: "a", to: a}
+						b.Start(wb)
+						a.Up("b", 10)
+						b.Up("a", 10)
+						synctest.Wait()
+						told := 0
+						p := testPacket(data)
+						p.Record = func(batch *durable.Batch) { batch.Put("/sender/hold", []byte{1}) }
+						decided := func(r *Result) func(*durable.Batch) {
+							if told++; r.Fulfilled != fulfil && r.Code != CodeLinkLost {
+								t.Errorf("told %+v", r)
+							}
+							return func(batch *durable.Batch) {
+								batch.Delete("/sender/hold")
+								batch.Put("/sender/done", []byte{1})
+							}
+						}
+						p.Decided = decided
+						if err := a.Send(p, nil); err != nil {
+							t.Fatal(err)
+						}
+						time.Sleep(3 * time.Second) // bubble: a tick saves what was waiting
+						_ = a.Close()               // its disk may be broken
+						clone := disk.Clone()
+						_ = disk.Close()
+						check := func() (live bool) {
+							t.Helper()
+							got, err := durabletest.Records(t.Context(), clone.Store)
+							if err != nil {
+								t.Fatal(err)
+							}
+							_, hold := got["/sender/hold"]
+							_, done := got["/sender/done"]
+							delete(got, journalKey(counterKey))
+							for key := range got {
+								live = live || strings.HasPrefix(key, keyPrefix)
+							}
+							if hold != live || hold && done {
+								t.Errorf("journal %v, hold %v, done %v", live, hold, done)
+							}
+							return live
+						}
+						if check() {
+							a, err := New(t.Context(), Config{
+								Self: "a", Tabs: &testTabs{fakeTabs: newFakeTabs(map[peer.ID]tally.Balance{})}, Store: clone.Store, Orphan: decided,
+							})
+							if err != nil {
+								t.Fatal(err)
+							}
+							b.Down("a")
+							wb.retarget(a)
+							a.Start(&pairWire{self: "a", other: "b", to: b})
+							a.Up("b", 10)
+							b.Up("a", 10)
+							time.Sleep(3 * time.Second) // bubble
+							if err := a.Close(); err != nil {
+								t.Fatal(err)
+							}
+							if check() || told == 0 {
+								t.Fatal("the packet is not decided after the restart")
+							}
+						}
+						if err := errors.Join(b.Close(), clone.Close()); err != nil {
+							t.Fatal(err)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// TestSave: a record that belongs to no packet lies behind those before it.
+func TestSave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := durabletest.NewMem()
+		a, _ := newTestEngine(t, "a", store, nil)
+		a.Start(&pairWire{self: "a", other: "b"})
+		for _, v := range []byte{1, 2, 3} {
+			if err := a.Save(func(b *durable.Batch) { b.Put("/sender/x", []byte{v}) }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if v, err := store.Get(t.Context(), "/sender/x"); err != nil || v[0] != 3 {
+			t.Fatal(v, err)
+		}
+		if err := errors.Join(a.Close(), store.Close()); err != nil {
 			t.Fatal(err)
 		}
 	})
