@@ -82,6 +82,18 @@ type Carrier interface {
 	// is answered. It may wait for room, and calls no method of Handler itself.
 	// With an error the packet did not leave, and Record was not called.
 	Send(p *Outgoing) error
+	// Save writes a record that belongs to no packet, in one line with those of
+	// packets: what it adds replaces nothing that a later one added. It does not
+	// wait.
+	Save(r Record) error
+}
+
+// Roomer is a Carrier that knows the tab with the first hop.
+type Roomer interface {
+	// Room returns how much more value the first hop on the way to d takes now,
+	// beside what is in flight; ok is false where that is not known. It is called
+	// under a socket's lock, and must not wait.
+	Room(d Dest) (n tally.Amount, ok bool)
 }
 
 // Handler is an endpoint, as its carrier sees it. The methods may be called from

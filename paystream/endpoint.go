@@ -284,13 +284,18 @@ func (e *Endpoint) save(record Record) {
 	if e.cfg.Store == nil {
 		return
 	}
-	var b durable.Batch
-	record(&b)
-	e.cfg.Store.Submit(&b, func(err error) {
+	failed := func(err error) {
 		if err != nil {
 			e.log.Error("socket not saved", "err", err)
 		}
-	})
+	}
+	if e.carrier != nil {
+		failed(e.carrier.Save(record))
+		return
+	}
+	var b durable.Batch // before Start no packet has a record that could be overtaken
+	record(&b)
+	e.cfg.Store.Submit(&b, failed)
 }
 
 // Issue makes a URI that gives its bearer a grant.

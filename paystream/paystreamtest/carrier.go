@@ -80,6 +80,33 @@ type Node struct {
 	handler paystream.Handler
 	store   *durable.Store
 	dead    bool
+
+	// line orders batches: it is held from filling one until it is queued.
+	line sync.Mutex
+}
+
+// Save implements paystream.Carrier.
+func (n *Node) Save(r paystream.Record) error {
+	if n.store == nil {
+		return nil
+	}
+	n.line.Lock()
+	defer n.line.Unlock()
+	var b durable.Batch
+	r(&b)
+	n.store.Submit(&b, func(error) {})
+	return nil
+}
+
+// commit fills a batch, queues it, and waits until it is synced.
+func (n *Node) commit(fill paystream.Record) error {
+	done := make(chan error, 1)
+	var b durable.Batch
+	n.line.Lock()
+	fill(&b)
+	n.store.Submit(&b, func(err error) { done <- err })
+	n.line.Unlock()
+	return <-done
 }
 
 const (
@@ -151,11 +178,11 @@ func (n *Node) Resume(ctx context.Context) error {
 // Send implements paystream.Carrier.
 func (n *Node) Send(p *paystream.Outgoing) error {
 	if n.store != nil && p.Record != nil {
-		var b durable.Batch
-		p.Record(&b)
-		key := carrierPrefix + durable.KeyID(p.ID[:])
-		b.Put(key, []byte{1})
-		if err := n.store.Commit(context.Background(), &b); err != nil {
+		err := n.commit(func(b *durable.Batch) {
+			p.Record(b)
+			b.Put(carrierPrefix+durable.KeyID(p.ID[:]), []byte{1})
+		})
+		if err != nil {
 			return err
 		}
 	}
@@ -227,10 +254,11 @@ func (n *Net) arrive(in *paystream.Incoming, dest peer.ID, w Way, lost bool) *pa
 		panic("paystreamtest: an endpoint fulfilled without the preimage")
 	}
 	if node.store != nil {
-		var b durable.Batch
-		d.Record(&b)
-		b.Put(takenPrefix+durable.KeyID(in.ID[:]), []byte{1})
-		if err := node.store.Commit(context.Background(), &b); err != nil {
+		err := node.commit(func(b *durable.Batch) {
+			d.Record(b)
+			b.Put(takenPrefix+durable.KeyID(in.ID[:]), []byte{1})
+		})
+		if err != nil {
 			n.mu.Lock()
 			defer n.mu.Unlock()
 			n.stuck[dest] = append(n.stuck[dest], &paystream.Answer{ID: in.ID, Fulfilled: true, Data: d.Data})
@@ -272,12 +300,12 @@ func (n *Node) deliver(a *paystream.Answer) {
 		n.net.mu.Unlock()
 		return
 	}
-	var b durable.Batch
-	if record != nil {
-		record(&b)
-	}
-	b.Delete(carrierPrefix + durable.KeyID(a.ID[:]))
-	n.store.Submit(&b, func(error) {})
+	_ = n.Save(func(b *durable.Batch) {
+		if record != nil {
+			record(b)
+		}
+		b.Delete(carrierPrefix + durable.KeyID(a.ID[:]))
+	})
 }
 
 // Stop cuts a node off: nothing reaches it or leaves it any more, as after a kill.
