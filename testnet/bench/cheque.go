@@ -31,12 +31,17 @@ const (
 
 // benchCheque measures settlements from the debt to the saved ack.
 func benchCheque(ctx context.Context, o *Options) ([]Figure, error) {
-	serial, err := chequeSerial(ctx, o)
-	if err != nil {
-		return nil, err
+	var all []Figure
+	for _, part := range [...]func(context.Context, *Options) ([]Figure, error){
+		chequeSerial, chequeCrowd, chequeHardSerial, chequeHardCrowd,
+	} {
+		figures, err := part(ctx, o)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, figures...)
 	}
-	crowded, err := chequeCrowd(ctx, o)
-	return append(serial, crowded...), err
+	return all, nil
 }
 
 // payOnce books a debt of one unit, pays it, and returns with the ack.
