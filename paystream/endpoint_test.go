@@ -21,7 +21,10 @@ import (
 	"github.com/tallystick/tally/paystream/paystreamtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	slog.SetDefault(quiet) // the disks that tests break say so
+	goleak.VerifyTestMain(m)
+}
 
 func keyOf(t testing.TB, seed byte) (crypto.PrivKey, peer.ID) {
 	t.Helper()
