@@ -21,7 +21,7 @@
 //	Budget   what all sockets of one token have moved (budget_pure.go)
 //	Receipt  what a payee signs for third parties (receipt.go)
 //	Endpoint all sockets of a node, disk and time around them (endpoint.go)
-//	Conn     one live socket (session.go)
+//	Conn     one live socket: conn.go, send.go, receive.go, answer.go
 //	Carrier  what takes packets to other endpoints (carrier.go)
 //
 // A packet as hops see it; what is sealed is a Packet:

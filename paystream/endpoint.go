@@ -94,28 +94,6 @@ type Endpoint struct {
 	entropy entropy
 }
 
-// entropy is random bytes drawn in pieces, because a system call for each packet
-// costs more than the packet.
-type entropy struct {
-	mu   sync.Mutex
-	buf  [4096]byte
-	left int
-}
-
-func (e *entropy) id() (id [16]byte) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.left < 16 {
-		rand.Read(e.buf[:]) // never fails
-		e.left = len(e.buf)
-	}
-	at := len(e.buf) - e.left
-	copy(id[:], e.buf[at:])
-	clear(e.buf[at : at+16])
-	e.left -= 16
-	return id
-}
-
 // Open reads the store and returns the endpoint. Bind gives it its carrier.
 func Open(ctx context.Context, cfg Config) (*Endpoint, error) {
 	if cfg.Store == nil && !cfg.Memory {
@@ -137,83 +115,6 @@ func Open(ctx context.Context, cfg Config) (*Endpoint, error) {
 		return e, nil
 	}
 	return e, e.load(ctx)
-}
-
-// load brings back budgets, sockets and holds. Sockets with a hold come into
-// memory at once, because their answers are due.
-func (e *Endpoint) load(ctx context.Context) error {
-	s := e.cfg.Store
-	err := eachRecord(ctx, s, budgetPrefix, budgetVersion, func(id [16]byte, p []byte) error {
-		b, err := ParseBudget(p)
-		if err == nil && !b.Forget(time.Now()) {
-			e.budgets[TokenID(id)] = b
-		}
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("paystream: read budgets: %w", err)
-	}
-	err = eachRecord(ctx, s, connPrefix, connVersion, func(id [16]byte, p []byte) error {
-		e.stored[SocketID(id)] = append([]byte(nil), p...)
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("paystream: read sockets: %w", err)
-	}
-	err = eachRecord(ctx, s, holdPrefix, holdVersion, func(id [16]byte, p []byte) error {
-		h, err := parseHold(p)
-		if err != nil {
-			return err
-		}
-		c, err := e.revive(h.socket)
-		if err != nil {
-			return err
-		}
-		if err := c.sock.Restore(PacketID(id), h.amount, h.least, h.high); err != nil {
-			return err
-		}
-		if b := e.budgets[c.ident.token.ID()]; b != nil && c.ident.role == RoleServer {
-			b.Restore(h.amount)
-		}
-		c.out[PacketID(id)] = outgoing{kind: outMoney, amount: h.amount, old: true}
-		e.packets[PacketID(id)] = c
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("paystream: read holds: %w", err)
-	}
-	return nil
-}
-
-// revive takes a socket into memory again. Called with mu held, or before use.
-func (e *Endpoint) revive(id SocketID) (*Conn, error) {
-	if c := e.conns[id]; c != nil {
-		return c, nil
-	}
-	rec, ok := e.stored[id]
-	if !ok {
-		return nil, fmt.Errorf("%w: no socket %s", ErrRecord, id)
-	}
-	ident, sock, err := parseConn(id, rec)
-	if err != nil {
-		return nil, err
-	}
-	c, err := e.newConn(ident, sock)
-	if err != nil {
-		return nil, err
-	}
-	if ident.role == RoleServer {
-		// An expired token moves nothing more, but what is in flight is booked.
-		if g, err := e.cfg.Key.Grant(&ident.token, time.Now()); err == nil {
-			c.grant = g
-			if _, _, err := e.join(ident.token.ID(), g, id); err != nil {
-				return nil, err
-			}
-		}
-	}
-	delete(e.stored, id)
-	e.conns[id] = c
-	return c, nil
 }
 
 // Start binds the carrier and begins to send.
@@ -277,25 +178,6 @@ func (e *Endpoint) signal() {
 	case e.wake <- struct{}{}:
 	default:
 	}
-}
-
-// save writes a record that belongs to no packet.
-func (e *Endpoint) save(record Record) {
-	if e.cfg.Store == nil {
-		return
-	}
-	failed := func(err error) {
-		if err != nil {
-			e.log.Error("socket not saved", "err", err)
-		}
-	}
-	if e.carrier != nil {
-		failed(e.carrier.Save(record))
-		return
-	}
-	var b durable.Batch // before Start no packet has a record that could be overtaken
-	record(&b)
-	e.cfg.Store.Submit(&b, failed)
 }
 
 // Issue makes a URI that gives its bearer a grant.
@@ -451,34 +333,6 @@ func (e *Endpoint) welcome(in *Incoming, h *Header) (*Conn, Decision) {
 		return nil, refuse(CodeBusy)
 	}
 	return c, Decision{}
-}
-
-// join enters a socket into its token's budget.
-func (e *Endpoint) join(id TokenID, g Grant, socket SocketID) (low, high Limit, err error) {
-	e.budgetMu.Lock()
-	defer e.budgetMu.Unlock()
-	b := e.budgets[id]
-	if b == nil {
-		if len(e.budgets) >= maxBudgets {
-			return Limit{}, Limit{}, ErrTooMany
-		}
-		b = NewBudget(g, time.Now())
-		e.budgets[id] = b
-	}
-	b.SetGrant(g)
-	return b.Join(time.Now(), socket)
-}
-
-// leave takes a socket out of its token's budget, and forgets an unused one.
-func (e *Endpoint) leave(id TokenID, socket SocketID) {
-	e.budgetMu.Lock()
-	defer e.budgetMu.Unlock()
-	if b := e.budgets[id]; b != nil {
-		b.Leave(socket)
-		if len(b.live) == 0 && !b.Moved() {
-			delete(e.budgets, id)
-		}
-	}
 }
 
 // Answer implements Handler.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -24,8 +25,10 @@ const (
 	budgetPrefix = "/paystream/budget/"
 )
 
-func connKey(id SocketID) string  { return connPrefix + durable.KeyID(id[:]) }
-func holdKey(id PacketID) string  { return holdPrefix + durable.KeyID(id[:]) }
+func connKey(id SocketID) string { return connPrefix + durable.KeyID(id[:]) }
+
+func holdKey(id PacketID) string { return holdPrefix + durable.KeyID(id[:]) }
+
 func budgetKey(id TokenID) string { return budgetPrefix + durable.KeyID(id[:]) }
 
 // identity is what names a socket at one end and does not change, but for the
@@ -116,4 +119,145 @@ func eachRecord(ctx context.Context, s *durable.Store, prefix string, version by
 		}
 		return fn([16]byte(raw), payload)
 	})
+}
+
+// load brings back budgets, sockets and holds. Sockets with a hold come into
+// memory at once, because their answers are due.
+func (e *Endpoint) load(ctx context.Context) error {
+	s := e.cfg.Store
+	err := eachRecord(ctx, s, budgetPrefix, budgetVersion, func(id [16]byte, p []byte) error {
+		b, err := ParseBudget(p)
+		if err == nil && !b.Forget(time.Now()) {
+			e.budgets[TokenID(id)] = b
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("paystream: read budgets: %w", err)
+	}
+	err = eachRecord(ctx, s, connPrefix, connVersion, func(id [16]byte, p []byte) error {
+		e.stored[SocketID(id)] = append([]byte(nil), p...)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("paystream: read sockets: %w", err)
+	}
+	err = eachRecord(ctx, s, holdPrefix, holdVersion, func(id [16]byte, p []byte) error {
+		h, err := parseHold(p)
+		if err != nil {
+			return err
+		}
+		c, err := e.revive(h.socket)
+		if err != nil {
+			return err
+		}
+		if err := c.sock.Restore(PacketID(id), h.amount, h.least, h.high); err != nil {
+			return err
+		}
+		if b := e.budgets[c.ident.token.ID()]; b != nil && c.ident.role == RoleServer {
+			b.Restore(h.amount)
+		}
+		c.out[PacketID(id)] = outgoing{kind: outMoney, amount: h.amount, old: true}
+		e.packets[PacketID(id)] = c
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("paystream: read holds: %w", err)
+	}
+	return nil
+}
+
+// revive takes a socket into memory again. Called with mu held, or before use.
+func (e *Endpoint) revive(id SocketID) (*Conn, error) {
+	if c := e.conns[id]; c != nil {
+		return c, nil
+	}
+	rec, ok := e.stored[id]
+	if !ok {
+		return nil, fmt.Errorf("%w: no socket %s", ErrRecord, id)
+	}
+	ident, sock, err := parseConn(id, rec)
+	if err != nil {
+		return nil, err
+	}
+	c, err := e.newConn(ident, sock)
+	if err != nil {
+		return nil, err
+	}
+	if ident.role == RoleServer {
+		// An expired token moves nothing more, but what is in flight is booked.
+		if g, err := e.cfg.Key.Grant(&ident.token, time.Now()); err == nil {
+			c.grant = g
+			if _, _, err := e.join(ident.token.ID(), g, id); err != nil {
+				return nil, err
+			}
+		}
+	}
+	delete(e.stored, id)
+	e.conns[id] = c
+	return c, nil
+}
+
+// record adds the socket, its budget, and the end of decided holds to a batch.
+func (c *Conn) record(b *durable.Batch) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.recordLocked(b)
+}
+
+func (c *Conn) recordLocked(b *durable.Batch) {
+	if c.e.cfg.Store == nil {
+		return
+	}
+	key := connKey(c.ident.id)
+	b.Put(key, durable.Seal(nil, key, connVersion, appendConn(nil, &c.ident, c.sock)))
+	for _, id := range c.decided {
+		b.Delete(holdKey(id))
+	}
+	c.decided = c.decided[:0]
+	if c.ident.role != RoleServer {
+		return
+	}
+	tok := c.ident.token.ID()
+	c.e.budgetMu.Lock()
+	defer c.e.budgetMu.Unlock()
+	if bud := c.e.budgets[tok]; bud != nil {
+		key := budgetKey(tok)
+		b.Put(key, durable.Seal(nil, key, budgetVersion, bud.AppendRecord(nil)))
+	}
+}
+
+// recordHold is record with a new hold. One that is decided already, because the
+// carrier refused it, is not written.
+func (c *Conn) recordHold(b *durable.Batch, id PacketID, h hold) {
+	if c.e.cfg.Store == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.recordLocked(b)
+	if _, ok := c.out[id]; !ok {
+		return
+	}
+	key := holdKey(id)
+	b.Put(key, durable.Seal(nil, key, holdVersion, appendHold(nil, heldPacket{socket: c.ident.id, amount: h.amount, least: h.least, high: h.high})))
+}
+
+// save writes a record that belongs to no packet.
+func (e *Endpoint) save(record Record) {
+	if e.cfg.Store == nil {
+		return
+	}
+	failed := func(err error) {
+		if err != nil {
+			e.log.Error("socket not saved", "err", err)
+		}
+	}
+	if e.carrier != nil {
+		failed(e.carrier.Save(record))
+		return
+	}
+	var b durable.Batch // before Start no packet has a record that could be overtaken
+	record(&b)
+	e.cfg.Store.Submit(&b, failed)
 }

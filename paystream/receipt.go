@@ -1,9 +1,11 @@
 package paystream
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -63,4 +65,44 @@ func (r *Receipt) VerifyWith(key crypto.PubKey) error {
 		return ErrReceipt
 	}
 	return nil
+}
+
+// Receipt asks the payee for its signed statement of what it has received. The
+// peer id that signs is that of the socket's other end.
+func (c *Conn) Receipt(ctx context.Context) (Receipt, error) {
+	nonce := c.e.entropy.id()
+	r := &Receipt{}
+	c.mu.Lock()
+	if len(c.wanted) >= maxProposals {
+		c.mu.Unlock()
+		return Receipt{}, ErrBusy
+	}
+	c.wanted[nonce] = r
+	c.tellAt, c.told = 0, 0
+	c.mu.Unlock()
+	c.kick()
+	err := c.wait(ctx, func() bool { return r.Signature != nil })
+	c.mu.Lock()
+	delete(c.wanted, nonce)
+	c.mu.Unlock()
+	if err != nil {
+		return Receipt{}, err
+	}
+	return *r, r.Verify()
+}
+
+// sign answers requests for receipts.
+func (c *Conn) sign(p *Packet) {
+	for _, nonce := range c.requests {
+		if c.e.cfg.Sign == nil {
+			break
+		}
+		r := Receipt{Payee: c.e.cfg.Self, Socket: c.ident.id, Nonce: nonce, Total: c.sock.received, Time: time.Now().Unix()}
+		sig, err := c.e.cfg.Sign(r.Message())
+		if err != nil || len(sig) > maxSignature {
+			break
+		}
+		p.Receipts = append(p.Receipts, ReceiptFrame{Nonce: nonce, Total: r.Total, Time: uint64(r.Time), Signature: sig})
+	}
+	c.requests = c.requests[:0]
 }

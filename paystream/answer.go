@@ -1,0 +1,140 @@
+package paystream
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/tallystick/tally"
+)
+
+// answer is the end of a packet of ours.
+func (c *Conn) answer(a *Answer) Record {
+	c.mu.Lock()
+	o, ok := c.out[a.ID]
+	if !ok {
+		c.mu.Unlock()
+		return nil
+	}
+	delete(c.out, a.ID)
+	p, known := c.readReply(a, &o)
+	c.finish(a, &o, p, known)
+	if c.sess.Confirmed() && o.kind == outOpen {
+		c.tellAt = 0
+	}
+	list := c.due(nil)
+	c.arm()
+	gone := c.closed != nil && !errors.Is(c.closed, ErrClosed)
+	c.mu.Unlock()
+	c.e.enqueue(list)
+	if gone {
+		c.drop(ErrClosed)
+	}
+	if o.kind == outMoney {
+		return c.record
+	}
+	return nil
+}
+
+// readReply authenticates the payee's part of an answer.
+func (c *Conn) readReply(a *Answer, o *outgoing) (p *Packet, known bool) {
+	if len(a.Data) == 0 || o.old {
+		return nil, false
+	}
+	want := KindReject
+	if a.Fulfilled {
+		want = KindFulfil
+	}
+	p = &c.in
+	op, err := c.sess.Open(c.plain[:0], a.Data, c.e.entropy.id())
+	if err != nil {
+		inner, err := c.sess.OpenReopen(c.plain[:0], a.Data)
+		if err != nil || p.Decode(inner) != nil || p.RequestID != o.request {
+			return nil, false
+		}
+		c.turnedAway(p.Code)
+		return p, false
+	}
+	c.plain = op.Inner
+	if op.Header.Kind != want || p.Decode(op.Inner) != nil || p.Kind != want || p.RequestID != o.request {
+		return nil, false
+	}
+	if o.kind == outOpen && c.turnedAway(p.Code) {
+		return p, false
+	}
+	c.usedAt = c.e.now()
+	if op.Began {
+		c.began()
+	}
+	if op.Fresh {
+		c.hear(p, o)
+	}
+	return p, op.Fresh
+}
+
+// turnedAway handles an answer of a server that keeps no session for it: the one
+// it was sealed in is gone already, so the client begins anew, or not at all.
+func (c *Conn) turnedAway(code Code) bool {
+	switch {
+	case c.ident.role != RoleClient:
+		return false
+	case code == CodeClosed:
+		c.closed = fmt.Errorf("%w: the peer refused the socket", ErrSpent)
+		c.notify()
+	case code == CodeReopen, code == CodeBusy:
+		if err := c.sess.Renew(c.e.entropy.id()); err != nil {
+			c.stop(err)
+		}
+		if code == CodeReopen {
+			c.openAt = 0
+		}
+	default:
+		return false
+	}
+	return true
+}
+
+// finish books the end of a packet and tells the control.
+func (c *Conn) finish(a *Answer, o *outgoing, p *Packet, known bool) {
+	now := c.e.now()
+	var arrived tally.Amount
+	if known {
+		arrived = p.Amount
+	}
+	switch o.kind {
+	case outProbe:
+		c.ctl.Probed(o.amount, arrived, known, a.Most)
+		return
+	case outMoney:
+	default:
+		return
+	}
+	c.decided = append(c.decided, a.ID)
+	ev := Event{Kind: EvRejected, ID: a.ID}
+	if a.Fulfilled {
+		ev = Event{Kind: EvFulfilled, ID: a.ID, Arrived: arrived, Known: known}
+	}
+	if _, err := c.sock.Step(&ev); err != nil {
+		c.stop(err)
+		return
+	}
+	c.budgetSettle(o.amount, a.Fulfilled)
+	c.notify()
+	if o.old {
+		return
+	}
+	if a.Fulfilled {
+		c.ctl.Fulfilled(now, o.amount, arrived, known)
+		c.tellAt = max(c.tellAt, now+newsDelay)
+		if r := c.ctl.Rate(); known && r.Known() {
+			if _, err := c.sock.Step(&Event{Kind: EvRate, Rate: r}); err != nil {
+				c.stop(err)
+			}
+		}
+		return
+	}
+	kind := a.Kind
+	if known {
+		kind = RejectLimit
+	}
+	c.ctl.Rejected(now, o.amount, kind, a.Most, jitter(c.e))
+}

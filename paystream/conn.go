@@ -1,0 +1,372 @@
+package paystream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/tallystick/tally"
+)
+
+// ErrIncompatible: the limits of the two sides cannot meet.
+var ErrIncompatible = errors.New("paystream: limits cannot meet")
+
+// newsDelay is how long a change of state that nobody waits for may wait for a
+// packet to travel in.
+const newsDelay = 200 * time.Millisecond
+
+// Conn is one end of a live socket. Its methods may be called from any goroutine.
+type Conn struct {
+	e     *Endpoint
+	ident identity
+	from  peer.ID // the neighbour it came through
+	grant Grant   // of a server
+
+	// mu guards the fields below. It is not held over disk or carrier, and no
+	// other lock is wanted under it but the budgets'.
+	mu      sync.Mutex
+	sess    *Session
+	sock    *Socket
+	ctl     *Control
+	out     map[PacketID]outgoing
+	decided []PacketID // holds that are decided, on disk still
+	nextVia []peer.ID  // the way back of an Open that is not confirmed
+	nextTo  peer.ID
+
+	told       uint64 // the state of the newest news
+	tellAt     time.Duration
+	tellTries  uint8
+	openAt     time.Duration
+	openTries  uint8
+	usedAt     time.Duration
+	stopped    error // why nothing is sent
+	closed     error
+	peerClosed bool
+	changed    chan struct{} // closed and replaced at each change
+	timer      *time.Timer
+
+	proposals map[[16]byte]bool // of the peer, with our answers
+	answers   []ProposalReplyFrame
+	asked     map[[16]byte]*proposalState // ours
+	requests  [][16]byte                  // receipts that the peer asks for
+	wanted    map[[16]byte]*Receipt       // receipts that we ask for
+	closing   bool
+	opened    bool // Config.Opened was told
+
+	in, pkt Packet // scratch
+	plain   []byte
+	inner   []byte
+}
+
+func (e *Endpoint) newConn(i identity, s *Socket) (*Conn, error) {
+	sess, err := NewSession(i.psk, i.kdf, i.id, i.role, e.entropy.id())
+	if err != nil {
+		return nil, err
+	}
+	c := &Conn{
+		e: e, ident: i, sess: sess, sock: s, ctl: NewControl(0), out: make(map[PacketID]outgoing),
+		changed: make(chan struct{}), proposals: make(map[[16]byte]bool),
+		asked: make(map[[16]byte]*proposalState), wanted: make(map[[16]byte]*Receipt), usedAt: e.now(),
+	}
+	return c, nil
+}
+
+func (e *Endpoint) now() time.Duration { return time.Since(e.began) + 1 }
+
+// ID returns the socket's id, and Role which end this is.
+func (c *Conn) ID() SocketID { return c.ident.id }
+
+// Role returns whether this end opened the socket.
+func (c *Conn) Role() Role { return c.ident.role }
+
+// Grant returns what the socket's token gives its bearer; of a server's end only.
+func (c *Conn) Grant() Grant { return c.grant }
+
+// Report returns the socket's figures.
+func (c *Conn) Report() Report {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sock.Report()
+}
+
+// Err returns why the socket has stopped sending, or nil.
+func (c *Conn) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed != nil {
+		return c.closed
+	}
+	return c.stopped
+}
+
+// SetLimits sets both limits, also over what "no refund" has raised.
+func (c *Conn) SetLimits(low, high Limit) error {
+	return c.limits(func() (Limit, Limit, error) { return low, high, nil })
+}
+
+// Pay pushes n more.
+func (c *Conn) Pay(n tally.Amount) error {
+	return c.limits(func() (Limit, Limit, error) { return c.sock.AfterPay(n) })
+}
+
+// Charge asks for n more.
+func (c *Conn) Charge(n tally.Amount) error {
+	return c.limits(func() (Limit, Limit, error) { return c.sock.AfterCharge(n) })
+}
+
+// PayUpTo gives up to n more when it is asked for.
+func (c *Conn) PayUpTo(n tally.Amount) error {
+	return c.limits(func() (Limit, Limit, error) { return c.sock.AfterPayUpTo(n) })
+}
+
+// ChargeUpTo takes up to n more when it comes.
+func (c *Conn) ChargeUpTo(n tally.Amount) error {
+	return c.limits(func() (Limit, Limit, error) { return c.sock.AfterChargeUpTo(n) })
+}
+
+func (c *Conn) limits(after func() (Limit, Limit, error)) error {
+	c.mu.Lock()
+	if c.closed != nil {
+		defer c.mu.Unlock()
+		return c.closed
+	}
+	low, high, err := after()
+	if err == nil {
+		_, err = c.sock.Step(&Event{Kind: EvLimits, Min: low, Max: high})
+	}
+	if err != nil {
+		c.mu.Unlock()
+		return err
+	}
+	c.resume()
+	c.tellAt = 0
+	c.notify()
+	c.mu.Unlock()
+	c.e.save(c.record)
+	c.kick()
+	return nil
+}
+
+// resume lets a sender that had stopped try again. Called with mu held.
+func (c *Conn) resume() {
+	c.stopped = nil
+	c.ctl.Resume(c.e.now())
+}
+
+// Resume lets a socket that has stopped, or was read from disk, go on.
+func (c *Conn) Resume() {
+	c.mu.Lock()
+	c.resume()
+	c.usedAt = c.e.now()
+	c.openAt = 0
+	c.mu.Unlock()
+	c.kick()
+}
+
+// Settled reports whether no money is going to move.
+func (c *Conn) Settled() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.settled()
+}
+
+func (c *Conn) settled() bool { return c.sock.Settled() && !c.sock.Untold() && !c.sock.Unsure() }
+
+// WaitSettled returns nil once the socket is settled, or why it cannot be: it
+// stopped sending, was closed, or ctx ended.
+func (c *Conn) WaitSettled(ctx context.Context) error { return c.wait(ctx, c.settled) }
+
+// WaitBalance returns nil once the balance is b.
+func (c *Conn) WaitBalance(ctx context.Context, b tally.Balance) error {
+	return c.wait(ctx, func() bool { return c.sock.Balance() == b })
+}
+
+// wait returns nil once cond, which is called with mu held, is true.
+func (c *Conn) wait(ctx context.Context, cond func() bool) error {
+	for {
+		c.mu.Lock()
+		ok, err, changed := cond(), c.closed, c.changed
+		if err == nil {
+			err = c.stopped
+		}
+		c.mu.Unlock()
+		switch {
+		case ok:
+			return nil
+		case err != nil:
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// notify wakes those who wait. Called with mu held.
+func (c *Conn) notify() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+func (c *Conn) stop(err error) {
+	c.stopped = err
+	c.notify()
+}
+
+// Close tells the peer, and ends the socket at this end. What is in flight is
+// still booked when it is answered.
+func (c *Conn) Close() {
+	c.mu.Lock()
+	if c.closed != nil {
+		c.mu.Unlock()
+		return
+	}
+	c.closing = true
+	list := c.news(nil)
+	c.mu.Unlock()
+	c.e.enqueue(list)
+	c.drop(ErrClosed)
+}
+
+// end stops the socket; drop takes it out of memory as well.
+func (c *Conn) end(why error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed == nil {
+		c.closed = why
+		if c.timer != nil {
+			c.timer.Stop()
+		}
+		c.notify()
+	}
+}
+
+func (c *Conn) drop(why error) {
+	c.end(why)
+	e := c.e
+	if c.ident.role == RoleServer {
+		e.leave(c.ident.token.ID(), c.ident.id)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.conns[c.ident.id] != c {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// A socket with holds stays until they are decided.
+	for id, o := range c.out {
+		if o.kind == outMoney {
+			return
+		}
+		e.packetMu.Lock()
+		delete(e.packets, id)
+		e.packetMu.Unlock()
+	}
+	delete(e.conns, c.ident.id)
+	if e.perPeer[c.from]--; e.perPeer[c.from] <= 0 {
+		delete(e.perPeer, c.from)
+	}
+	if c.sock.sent|c.sock.received != 0 {
+		e.stored[c.ident.id] = appendConn(nil, &c.ident, c.sock)
+	}
+}
+
+// kick does what is due: opens, probes, pays, tells.
+func (c *Conn) kick() {
+	c.mu.Lock()
+	list := c.due(nil)
+	idle := c.arm()
+	c.mu.Unlock()
+	c.e.enqueue(list)
+	if idle {
+		c.drop(fmt.Errorf("%w: idle for %v", ErrClosed, IdleTime))
+	}
+}
+
+// due collects what is to be sent. Called with mu held.
+func (c *Conn) due(list []*Outgoing) []*Outgoing {
+	now := c.e.now()
+	if c.closed != nil {
+		return list
+	}
+	if !c.sess.Confirmed() {
+		if c.ident.role == RoleClient && now >= c.openAt {
+			c.openTries++
+			c.openAt = now + Backoff(c.openTries+3, jitter(c.e))
+			c.pkt.Reset()
+			c.pkt.Has |= HasOpen
+			c.pkt.Open = OpenFrame{Suite: SuiteNative, Idle: uint32(IdleTime / time.Second)}
+			c.wayBack(&c.pkt.Open.ViaFrame)
+			list = c.seal(list, outOpen, 1, PacketID(c.e.entropy.id()))
+		}
+		return list
+	}
+	for {
+		n, ok := c.ctl.Probe(now)
+		if !ok {
+			break
+		}
+		c.pkt.Reset()
+		list = c.seal(list, outProbe, n, PacketID(c.e.entropy.id()))
+	}
+	if !c.sock.rate.Known() {
+		switch r, done, err := c.ctl.ProbesDone(now); {
+		case err != nil:
+			c.stop(err)
+		case done:
+			if _, err := c.sock.Step(&Event{Kind: EvRate, Rate: r, Slip: defaultSlippage}); err != nil {
+				c.stop(err)
+			}
+			c.notify()
+		}
+	}
+	if c.stopped == nil {
+		list = c.pump(list, now)
+	}
+	if c.mustTell() && now >= c.tellAt {
+		list = c.news(list)
+	}
+	return list
+}
+
+// arm sets the timer to the next moment at which something is due by time alone,
+// and reports whether the socket has been idle for too long. Called with mu held.
+func (c *Conn) arm() (idle bool) {
+	if c.closed != nil {
+		return false
+	}
+	now := c.e.now()
+	next := c.usedAt + IdleTime
+	if now >= next && len(c.out) == 0 {
+		return true
+	}
+	sooner := func(at time.Duration) {
+		if at > now {
+			next = min(next, at)
+		}
+	}
+	if !c.sess.Confirmed() {
+		sooner(c.openAt)
+	}
+	sooner(c.ctl.RetryAt())
+	if c.mustTell() {
+		sooner(c.tellAt)
+	}
+	if c.sock.Due() > 0 || !c.sock.rate.Known() {
+		sooner(now + time.Second) // the control's clocks: probes, progress
+	}
+	d := max(next-now, time.Millisecond)
+	if c.timer == nil {
+		c.timer = time.AfterFunc(d, c.kick)
+	} else {
+		c.timer.Reset(d)
+	}
+	return false
+}
