@@ -248,6 +248,7 @@ func balanceRow(r *swap.Row, links map[peer.ID][]settler.LinkInfo) rpc.BalanceRo
 		Connected: r.Connected, Mode: r.Mode.String(), PeerMode: r.PeerMode.String(),
 		Owed: int64(r.Owed), PrepaidByPeer: uint64(r.PrepaidByPeer), PrepaidToPeer: uint64(r.PrepaidToPeer),
 		Served: uint64(r.Served), Consumed: uint64(r.Consumed), Skew: int64(r.Skew),
+		Paid: uint64(r.Paid), Received: uint64(r.Received), Forgiven: uint64(r.Forgiven), Unanswered: uint64(r.Unanswered),
 		NextSettlement: uint64(r.NextSettlement), Stranger: r.Stranger, Services: []rpc.ServiceCount{}, Links: []rpc.LinkRow{},
 	}
 	for _, l := range links[r.Peer] {

@@ -65,8 +65,8 @@ var figures = map[string]figure{
 	"cheque-sent":      {tab: func(t *Tab) int64 { return int64(t.SentSerial) }},
 	"cheque-received":  {tab: func(t *Tab) int64 { return int64(t.ReceivedSerial) }},
 	"cheque-pending":   {tab: func(t *Tab) int64 { return bit(t.Pending) }},
-	"forgiven":         {tab: func(t *Tab) int64 { return int64(t.Forgiven) }, local: true},
-	"unanswered":       {tab: func(t *Tab) int64 { return int64(t.Unanswered) }, local: true},
+	"forgiven":         {tab: func(t *Tab) int64 { return int64(t.Forgiven) }},
+	"unanswered":       {tab: func(t *Tab) int64 { return int64(t.Unanswered) }},
 
 	"got":              {peer: func(s *Stats) int64 { return int64(s.Got) }},
 	"accounts":         {peer: func(s *Stats) int64 { return int64(s.Accounts) }},

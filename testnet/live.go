@@ -185,26 +185,29 @@ func (l *live) tab(ctx context.Context, at, with string) (Tab, error) {
 	if len(list) != 1 {
 		return Tab{}, fmt.Errorf("testnet: %d rows for one peer", len(list))
 	}
-	r := &list[0]
+	return tabOf(&list[0]), nil
+}
+
+// tabOf is a row of an operator's view as a tab.
+func tabOf(r *rpc.BalanceRow) Tab {
 	t := Tab{
 		Connected: r.Connected, Balance: r.Balance, Served: tally.Amount(r.Served), Consumed: tally.Amount(r.Consumed),
+		Paid: tally.Amount(r.Paid), Received: tally.Amount(r.Received),
 		Reserved: tally.Amount(r.Reserved), Shadow: tally.Amount(r.Shadow), Exposure: tally.Amount(r.Exposure),
 		RoomServe: tally.Amount(r.HeadroomServe), RoomConsume: tally.Amount(r.HeadroomConsume),
 		PeerThreshold: tally.Amount(r.PeerPaymentThreshold), Skew: r.Skew,
+		Forgiven: tally.Amount(r.Forgiven), Unanswered: tally.Amount(r.Unanswered),
 	}
 	if r.BlockedUntil != nil {
 		t.Blocked = max(0, time.Until(*r.BlockedUntil))
 	}
 	if c := r.LastChequeSent; c != nil {
 		t.SentSerial, t.Pending = c.Serial, c.State != rpc.ChequeAcked && c.State != "sent"
-		if !t.Pending {
-			t.Paid = tally.Amount(c.Cumulative)
-		}
 	}
 	if c := r.LastChequeReceived; c != nil {
-		t.ReceivedSerial, t.Received = c.Serial, tally.Amount(c.Cumulative)
+		t.ReceivedSerial = c.Serial
 	}
-	return t, nil
+	return t
 }
 
 func (l *live) stats(ctx context.Context, at string) (Stats, error) {

@@ -219,6 +219,14 @@ type BalanceRow struct {
 	// Served and Consumed are all units ever.
 	Served   uint64 `json:"served"`
 	Consumed uint64 `json:"consumed"`
+	// Paid and Received are the cumulatives of cheques that were credited, by the
+	// peer and by us.
+	Paid     uint64 `json:"paid"`
+	Received uint64 `json:"received"`
+	// Forgiven is what we served and let go of, because a crash made the books
+	// differ; Unanswered what we asked for and had no answer to.
+	Forgiven   uint64 `json:"forgiven"`
+	Unanswered uint64 `json:"unanswered"`
 	// Skew is our balance plus the peer's as it last stated it: 0 between
 	// books that agree.
 	Skew int64 `json:"skew"`
