@@ -302,12 +302,16 @@ func madeMessages(n int) []byte {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	for i := range n {
-		_ = enc.Encode(rpc.Message{ // a bytes.Buffer takes everything
-			ContentTopic: "/tally-testnet/1/notes/proto", Payload: []byte("message " + strconv.Itoa(i)),
-			Timestamp: 1_700_000_000_000_000_000 + int64(i),
-		})
+		_ = enc.Encode(madeMessage(i)) // a bytes.Buffer takes everything
 	}
 	return b.Bytes()
+}
+
+func madeMessage(i int) rpc.Message {
+	return rpc.Message{
+		ContentTopic: "/tally-testnet/1/notes/proto", Payload: []byte("message " + strconv.Itoa(i)),
+		Timestamp: 1_700_000_000_000_000_000 + int64(i),
+	}
 }
 
 // parseThreshold reads what a hostile peer announces: a number, 0x and bytes, or

@@ -10,6 +10,9 @@ import (
 
 func TestMain(m *testing.M) {
 	code := m.Run()
+	if buildDir != "" {
+		_ = os.RemoveAll(buildDir)
+	}
 	if code == 0 {
 		if err := goleak.Find(
 			// A dependency of the RPC library starts it at the start of the program.

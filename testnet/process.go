@@ -132,6 +132,9 @@ func (p *Process) Stop() error {
 		return ErrDown
 	}
 	err := p.cmd.Process.Signal(syscall.SIGTERM)
+	if errors.Is(err, os.ErrProcessDone) {
+		err = nil // an interrupt of the terminal reached it first
+	}
 	timer := time.AfterFunc(endWithin, func() { _ = p.cmd.Process.Kill() })
 	err = errors.Join(err, p.cmd.Wait())
 	if !timer.Stop() {
@@ -165,6 +168,19 @@ func (p *Process) Ready(v any) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return json.Unmarshal(p.ready, v)
+}
+
+// Repo is its folder.
+func (p *Process) Repo() string { return p.cfg.Repo }
+
+// PID is that of the present life, 0 while it is down.
+func (p *Process) PID() int {
+	p.life.Lock()
+	defer p.life.Unlock()
+	if p.cmd == nil {
+		return 0
+	}
+	return p.cmd.Process.Pid
 }
 
 // Client returns a client of the peer in the process, and what ends it.

@@ -42,6 +42,10 @@ type Deps struct {
 	// Testnet runs a scenario; Scenarios are the names that ship.
 	Testnet   func(ctx context.Context, opts TestnetOptions) (TestnetResult, error)
 	Scenarios []string
+	// TestnetUp runs a network of processes until ctx ends, and Chaos one that it
+	// kills.
+	TestnetUp func(ctx context.Context, opts UpOptions) error
+	Chaos     func(ctx context.Context, opts ChaosOptions) (ChaosResult, error)
 
 	// Stdout and Stderr; OutTerminal and ErrTerminal say whether they are
 	// terminals.
@@ -237,4 +241,46 @@ type TestnetCheck struct {
 	Name   string `json:"name"`
 	Passed bool   `json:"passed"`
 	Detail string `json:"detail"`
+}
+
+// UpOptions is what `tally testnet up` was told.
+type UpOptions struct {
+	Peers    int
+	Dir      string
+	Progress Progress
+	// Ready is called once, when all can be used.
+	Ready func(UpResult) error
+}
+
+// UpResult is a network of processes that runs.
+type UpResult struct {
+	Ready  bool            `json:"ready"`
+	Dir    string          `json:"dir"`
+	Devnet host.DevnetInfo `json:"devnet"`
+	Peers  []UpPeer        `json:"peers"`
+}
+
+// UpPeer is one peer of it.
+type UpPeer struct {
+	Name   string   `json:"name"`
+	PeerID string   `json:"peer_id"`
+	Addrs  []string `json:"addrs"`
+	Repo   string   `json:"repo"`
+	Payout string   `json:"payout"`
+	PID    int      `json:"pid"`
+}
+
+// ChaosOptions is what `tally testnet chaos` was told.
+type ChaosOptions struct {
+	Kills, Peers int
+	Seed         uint64
+	Progress     Progress
+}
+
+// ChaosResult is what came of it. As JSON it is an object.
+type ChaosResult interface {
+	// Write prints it; its last line is "N lost, N double".
+	Write(w io.Writer) error
+	// Clean reports whether nothing is lost or doubled and every check passed.
+	Clean() bool
 }

@@ -12,9 +12,11 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/tallystick/tally/host"
 	"github.com/tallystick/tally/host/repo"
 	"github.com/tallystick/tally/host/rpc"
 	"github.com/tallystick/tally/host/rpc/rpctest"
+	"github.com/tallystick/tally/testnet"
 )
 
 const bob = "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
@@ -269,6 +271,20 @@ func fakeDeps() Deps {
 			return r, nil
 		},
 		Scenarios: []string{"tab", "threshold"},
+		TestnetUp: func(ctx context.Context, o UpOptions) error {
+			r := UpResult{Ready: true, Dir: "net", Devnet: host.DevnetInfo{RPC: "http://127.0.0.1:1/rpc/v1", Network: "play"}, Peers: []UpPeer{}}
+			for i := range o.Peers {
+				r.Peers = append(r.Peers, UpPeer{Name: fmt.Sprintf("p%d", i+1), PeerID: bob, Addrs: []string{"/ip4/127.0.0.1/tcp/1"}, Repo: "net/p", Payout: "f1x", PID: 77})
+			}
+			return o.Ready(r)
+		},
+		Chaos: func(_ context.Context, o ChaosOptions) (ChaosResult, error) {
+			r := testnet.ChaosReport{Kills: o.Kills, Peers: o.Peers, Seed: o.Seed, Passed: 1}
+			if o.Kills == 13 {
+				r.Lost = 1
+			}
+			return &r, nil
+		},
 	})
 	if os.Getenv("FAKE_TERMINAL") != "" {
 		d.OutTerminal, d.ErrTerminal = true, true

@@ -27,6 +27,8 @@ func realDeps() Deps {
 		Benches:     benches(),
 		Testnet:     runScenario,
 		Scenarios:   testnet.ListScenarios(),
+		TestnetUp:   testnetUp,
+		Chaos:       chaos,
 	})
 }
 
@@ -118,6 +120,41 @@ func runScenario(ctx context.Context, opts TestnetOptions) (TestnetResult, error
 		result.Checks[i] = TestnetCheck{Name: c.Name, Passed: c.Passed, Detail: c.Detail}
 	}
 	return result, nil
+}
+
+// testnetUp runs a network of processes until ctx ends.
+func testnetUp(ctx context.Context, opts UpOptions) (err error) {
+	c, err := testnet.StartCluster(ctx, testnet.ClusterConfig{Dir: opts.Dir})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	names := make([]string, opts.Peers)
+	for i := range names {
+		names[i] = fmt.Sprintf("p%d", i+1)
+	}
+	if err := c.AddMany(ctx, names); err != nil {
+		return err
+	}
+	result := UpResult{Ready: true, Dir: c.Dir(), Devnet: c.Chain(), Peers: make([]UpPeer, len(names))}
+	for i, name := range names {
+		m, err := c.Member(name)
+		if err != nil {
+			return err
+		}
+		result.Peers[i] = UpPeer{Name: name, PeerID: m.ID, Addrs: []string{m.Addr}, Repo: m.Repo(), Payout: m.Payout, PID: m.PID()}
+	}
+	if err := opts.Ready(result); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// chaos kills peers with package testnet.
+func chaos(ctx context.Context, opts ChaosOptions) (ChaosResult, error) {
+	r, err := testnet.Chaos(ctx, testnet.ChaosOptions{Kills: opts.Kills, Peers: opts.Peers, Seed: opts.Seed, Progress: opts.Progress})
+	return &r, err
 }
 
 // benchChildArg is the hidden first argument of the processes that the bench
