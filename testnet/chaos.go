@@ -319,11 +319,11 @@ func (c *chaos) spend(ctx context.Context, i int, rng *rand.Rand) {
 		}
 		call, cancel := context.WithTimeout(ctx, chaosCall)
 		var err error
-		switch dice := rng.IntN(20); {
-		case dice == 0:
+		switch rng.IntN(20) {
+		case 0:
 			_, err = callOf(c.peers[i], func(r *rpc.Client) (rpc.SettleResult, error) { return r.Settle(call, c.peers[j].ID) })
 			count1(&c.settles, err)
-		case dice == 1:
+		case 1:
 			_, err = callOf(c.peers[i], func(r *rpc.Client) ([]rpc.CashoutRow, error) { return r.Cashout(call, c.peers[j].ID, 0) })
 			count1(&c.cashouts, err)
 		default:

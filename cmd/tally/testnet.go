@@ -1,10 +1,11 @@
 package main
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -109,7 +110,9 @@ and every check passed.
 				return failf("use a complete build", "this build has no test network")
 			}
 			if !cmd.Flags().Changed("seed") {
-				opts.Seed = rand.Uint64N(1 << 32)
+				var seed [4]byte // short enough to be typed again
+				_, _ = rand.Read(seed[:])
+				opts.Seed = uint64(binary.BigEndian.Uint32(seed[:]))
 			}
 			show, end := a.progress()
 			opts.Progress = show
