@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"math/big"
 	"os"
@@ -345,4 +346,59 @@ func TestKillAtEachStep(t *testing.T) {
 	})
 	w.check(false)
 	t.Logf("killed at %d steps", steps)
+}
+
+// One of the three is killed after each step, in turn. It takes about a minute
+// for each of who is first, so only one runs by default.
+func TestKillOneAtEachStep(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts many processes")
+	}
+	first := 1
+	if os.Getenv("TALLY_LONG") != "" {
+		first = 3
+	}
+	for turn := range first {
+		t.Run(strconv.Itoa(turn), func(t *testing.T) {
+			t.Parallel()
+			w := newTown(t)
+			who := [...]*testnet.Process{w.payee, w.payer, w.net}
+			n := turn
+			w.pay(func(string) {
+				p := who[n%len(who)]
+				n++
+				w.must(p.Kill())
+				w.must(p.Start(w.ctx))
+			})
+			w.check(false)
+		})
+	}
+}
+
+// A user's way, with commands alone.
+func TestChannelByCommands(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	get := func(out []byte, key string) string {
+		t.Helper()
+		var v map[string]any
+		w.must(json.Unmarshal(out, &v))
+		s, _ := v[key].(string)
+		if s == "" {
+			t.Fatalf("no %s in %s", key, out)
+		}
+		return s
+	}
+	w.channel = get(w.tally("payer", "channel", "create", w.from, w.to, "10FIL", "--wait"), "channel")
+	for lane := range totals {
+		for _, total := range totals[lane] {
+			out := w.tally("payer", "voucher", "create", w.channel, strconv.FormatInt(total, 10), "--lane", strconv.Itoa(lane+1))
+			w.tally("payee", "voucher", "add", w.channel, get(out, "voucher"))
+		}
+	}
+	w.tally("payer", "channel", "settle", w.channel)
+	w.submitted()
+	w.mine(settleDelay)
+	w.collected()
+	w.check(false)
 }
