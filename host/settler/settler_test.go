@@ -204,6 +204,22 @@ func TestHostileBackings(t *testing.T) {
 				t.Fatalf("%s: credited %d, link %+v", c.name, row.Received, r.b.settler.relation(r.a.id).in)
 			}
 		}
+		// A channel that somebody else pays from, though the money would be good.
+		friend := &side{rig: r, name: "friend", wallet: r.a.wallet, payout: r.a.wallet.MustNew()}
+		r.chain.Fund(friend.payout, walletFund)
+		id, err := r.a.manager.PaychCreate(t.Context(), friend.payout, r.b.payout, units(1000))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.pass(5 * time.Second)
+		theirs, err := r.a.manager.PaychWaitReady(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sv := h.sign(t, friend, paych.SignedVoucher{ChannelAddr: theirs, Nonce: 1, Amount: units(100)})
+		if err := h.cheque(t, r.a, 100, backing{base: zero, voucher: sv}); !errors.Is(err, swap.ErrBacking) {
+			t.Errorf("a channel from an address that is not bound: %v", err)
+		}
 		// Beyond the balance it is not covered, and no link is kept either.
 		over := backing{base: zero, voucher: h.sign(t, r.a, paych.SignedVoucher{Nonce: 1, Amount: units(5000)})}
 		if err := h.cheque(t, r.a, 5000, over); !errors.Is(err, swap.ErrUncovered) {
@@ -227,6 +243,10 @@ func TestHostileBackings(t *testing.T) {
 		fresh := h.sign(t, r.a, paych.SignedVoucher{ChannelAddr: other.ch, Nonce: 1, Amount: units(100)})
 		if err := h.cheque(t, r.a, 200, backing{origin: 100, base: zero, voucher: fresh}); !errors.Is(err, swap.ErrBacking) {
 			t.Errorf("a second channel: %v", err)
+		}
+		same := h.sign(t, r.a, paych.SignedVoucher{ChannelAddr: other.ch, Nonce: 1, Amount: units(200)})
+		if err := h.cheque(t, r.a, 200, backing{base: zero, voucher: same}); !errors.Is(err, swap.ErrBacking) {
+			t.Errorf("a second channel that counts from the same: %v", err)
 		}
 	})
 }
@@ -265,7 +285,7 @@ func TestOneChannelOfTwoPeers(t *testing.T) {
 			t.Fatal(err)
 		}
 		h := &hostile{r: r, ch: in.channel, n: 100}
-		if err := h.cheque(t, mallory, got.Cumulative, *b); !errors.Is(err, swap.ErrBacking) {
+		if err := h.cheque(t, mallory, got.Cumulative, *b); !errors.Is(err, swap.ErrBacking) || !strings.Contains(err.Error(), "belongs to another peer") {
 			t.Errorf("the channel of another peer: %v", err)
 		}
 		// The address of a live channel stays.
@@ -345,6 +365,27 @@ func TestChannelRunsDry(t *testing.T) {
 		r.closeChannel(r.a)
 		if got, want := big.Sub(r.balance(r.b), before), toAtto(r.b.row(r.a).Received); !got.Equals(want) || want.LessThan(units(700)) {
 			t.Errorf("the chain paid %v, the cheques said %v", got, want)
+		}
+	})
+}
+
+// A first deposit beyond what may be locked opens no channel, and says why.
+func TestLockCapOfTheFirstDeposit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.a.cfg.InitialDeposit, r.a.cfg.Ahead, r.a.cfg.MaxLocked, r.a.cfg.MaxLockedTotal = 100, 50, 120, 120
+		r.begin()
+		for range 5 {
+			if err := r.serve(r.a, r.b, 20, time.Second); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.pass(time.Minute)
+		if n := len(r.chain.Published()); n != 0 {
+			t.Errorf("%d messages were published", n)
+		}
+		if why := r.a.row(r.b).SettlementBlockedBy; !strings.Contains(why, "no more may be locked") {
+			t.Errorf("the operator is told %q", why)
 		}
 	})
 }
