@@ -12,7 +12,6 @@ import (
 	"github.com/tallystick/tally/host"
 	"github.com/tallystick/tally/host/repo"
 	"github.com/tallystick/tally/paych"
-	"github.com/tallystick/tally/swap"
 )
 
 // The chain of the demo: as on Filecoin, but an epoch has 50 ms and not 30 s, and
@@ -127,7 +126,7 @@ func lastVoucher(at, from *host.Node) (big.Int, error) {
 		if c.Sent {
 			continue
 		}
-		sv, err := host.VoucherOf(swap.Backing(c.Cheque.Backing))
+		sv, err := host.VoucherOf(c.Cheque.Backing)
 		if err != nil {
 			return big.Zero(), fmt.Errorf("testnet: voucher of the last cheque: %w", err)
 		}
