@@ -1,7 +1,6 @@
 package paystream
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/tallystick/tally"
@@ -23,11 +22,11 @@ func (c *Conn) answer(a *Answer) Record {
 	}
 	list := c.due(nil)
 	c.arm()
-	gone := c.closed != nil && !errors.Is(c.closed, ErrClosed)
+	gone := c.closed != nil && c.landed()
 	c.mu.Unlock()
 	c.e.enqueue(list)
 	if gone {
-		c.drop(ErrClosed)
+		c.drop()
 	}
 	if o.kind == outMoney {
 		return c.record
@@ -78,8 +77,7 @@ func (c *Conn) turnedAway(code Code) bool {
 	case c.ident.role != RoleClient:
 		return false
 	case code == CodeClosed:
-		c.closed = fmt.Errorf("%w: the peer refused the socket", ErrSpent)
-		c.notify()
+		c.finished(fmt.Errorf("%w: the peer refused the socket", ErrSpent))
 	case code == CodeReopen, code == CodeBusy:
 		if err := c.sess.Renew(c.e.entropy.id()); err != nil {
 			c.stop(err)
@@ -108,7 +106,7 @@ func (c *Conn) finish(a *Answer, o *outgoing, p *Packet, known bool) {
 	default:
 		return
 	}
-	c.decided = append(c.decided, a.ID)
+	c.decided, c.dirty = append(c.decided, a.ID), true
 	ev := Event{Kind: EvRejected, ID: a.ID}
 	if a.Fulfilled {
 		ev = Event{Kind: EvFulfilled, ID: a.ID, Arrived: arrived, Known: known}

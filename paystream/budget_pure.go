@@ -32,6 +32,7 @@ type Budget struct {
 	bound   SocketID
 	isBound bool
 	live    map[SocketID]struct{}
+	written bool // there is a record on disk
 }
 
 // Errors of budgets.

@@ -30,6 +30,9 @@ func (e *Endpoint) leave(id TokenID, socket SocketID) {
 		b.Leave(socket)
 		if len(b.live) == 0 && !b.Moved() {
 			delete(e.budgets, id)
+			if b.written {
+				e.saveLater(e.eraser(nil, []TokenID{id}))
+			}
 		}
 	}
 }

@@ -73,6 +73,8 @@ type Answer struct {
 //     one adds is not on disk before what an earlier one added. The record of a
 //     Decision, or of an Answer, comes before that of any packet that is handed
 //     over after.
+//   - Packet, Answer and records are called one after the other, so that no record
+//     tells of a packet whose own record is in a later batch.
 //   - Each packet that was taken is answered through Handler.Answer. After a
 //     restart it is answered again, if the record of the answer was not saved.
 //   - A fulfil is answered only with the preimage of the condition, and a fulfil

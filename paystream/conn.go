@@ -23,8 +23,7 @@ const newsDelay = 200 * time.Millisecond
 type Conn struct {
 	e     *Endpoint
 	ident identity
-	from  peer.ID // the neighbour it came through
-	grant Grant   // of a server
+	grant Grant // of a server
 
 	// mu guards the fields below. It is not held over disk or carrier, and no
 	// other lock is wanted under it but the budgets'.
@@ -37,17 +36,16 @@ type Conn struct {
 	nextVia []peer.ID  // the way back of an Open that is not confirmed
 	nextTo  peer.ID
 
-	told       uint64 // the state of the newest news
-	tellAt     time.Duration
-	tellTries  uint8
-	openAt     time.Duration
-	openTries  uint8
-	usedAt     time.Duration
-	stopped    error // why nothing is sent
-	closed     error
-	peerClosed bool
-	changed    chan struct{} // closed and replaced at each change
-	timer      *time.Timer
+	told      uint64 // the state of the newest news
+	tellAt    time.Duration
+	tellTries uint8
+	openAt    time.Duration
+	openTries uint8
+	usedAt    time.Duration
+	stopped   error // why nothing is sent
+	closed    error
+	changed   chan struct{} // closed and replaced at each change
+	timer     *time.Timer
 
 	proposals map[[16]byte]bool // of the peer, with our answers
 	answers   []ProposalReplyFrame
@@ -56,6 +54,9 @@ type Conn struct {
 	wanted    map[[16]byte]*Receipt       // receipts that we ask for
 	closing   bool
 	opened    bool // Config.Opened was told
+	over      bool // closed for good: the record goes, too
+	dirty     bool // what is on disk is older
+	written   bool // there is a record on disk
 
 	in, pkt Packet // scratch
 	plain   []byte
@@ -137,6 +138,7 @@ func (c *Conn) limits(after func() (Limit, Limit, error)) error {
 	low, high, err := after()
 	if err == nil {
 		_, err = c.sock.Step(&Event{Kind: EvLimits, Min: low, Max: high})
+		c.dirty = true
 	}
 	if err != nil {
 		c.mu.Unlock()
@@ -219,8 +221,8 @@ func (c *Conn) stop(err error) {
 	c.notify()
 }
 
-// Close tells the peer, and ends the socket at this end. What is in flight is
-// still booked when it is answered.
+// Close tells the peer, and ends the socket at both ends for good. What is in
+// flight is still booked when it is answered.
 func (c *Conn) Close() {
 	c.mu.Lock()
 	if c.closed != nil {
@@ -229,15 +231,20 @@ func (c *Conn) Close() {
 	}
 	c.closing = true
 	list := c.news(nil)
+	c.finished(ErrClosed)
 	c.mu.Unlock()
 	c.e.enqueue(list)
-	c.drop(ErrClosed)
+	c.drop()
 }
 
 // end stops the socket; drop takes it out of memory as well.
 func (c *Conn) end(why error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.endLocked(why)
+}
+
+func (c *Conn) endLocked(why error) {
 	if c.closed == nil {
 		c.closed = why
 		if c.timer != nil {
@@ -247,8 +254,32 @@ func (c *Conn) end(why error) {
 	}
 }
 
-func (c *Conn) drop(why error) {
-	c.end(why)
+// finished ends the socket for good. Called with mu held; drop has to follow.
+func (c *Conn) finished(why error) {
+	c.over = true
+	c.endLocked(why)
+}
+
+// landed reports whether nothing of ours is in flight that has to be booked.
+func (c *Conn) landed() bool {
+	for _, o := range c.out {
+		if o.kind == outMoney {
+			return false
+		}
+	}
+	return true
+}
+
+// gone reports whether a socket that has ended can be dropped.
+func (c *Conn) gone() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed != nil && c.landed()
+}
+
+// drop takes a socket that has ended out of memory, unless holds wait to be
+// decided: then the last of them does it. Of one that is over nothing stays.
+func (c *Conn) drop() {
 	e := c.e
 	if c.ident.role == RoleServer {
 		e.leave(c.ident.token.ID(), c.ident.id)
@@ -260,22 +291,31 @@ func (c *Conn) drop(why error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	// A socket with holds stays until they are decided.
-	for id, o := range c.out {
-		if o.kind == outMoney {
-			return
-		}
-		e.packetMu.Lock()
+	if !c.landed() {
+		return
+	}
+	e.packetMu.Lock()
+	for id := range c.out {
 		delete(e.packets, id)
-		e.packetMu.Unlock()
 	}
+	e.packetMu.Unlock()
 	delete(e.conns, c.ident.id)
-	if e.perPeer[c.from]--; e.perPeer[c.from] <= 0 {
-		delete(e.perPeer, c.from)
+	switch {
+	case !c.over && c.sock.sent|c.sock.received != 0:
+		e.stored[c.ident.id] = storedOf(&c.ident, appendConn(nil, &c.ident, c.sock))
+		return // it still counts
+	case c.written:
+		e.saveLater(e.eraser([]SocketID{c.ident.id}, nil))
 	}
-	if c.sock.sent|c.sock.received != 0 {
-		e.stored[c.ident.id] = appendConn(nil, &c.ident, c.sock)
-	}
+	e.uncount(c.ident.from)
+}
+
+// abandon gives up a socket that never opened.
+func (c *Conn) abandon(why error) {
+	c.mu.Lock()
+	c.finished(why)
+	c.mu.Unlock()
+	c.drop()
 }
 
 // kick does what is due: opens, probes, pays, tells.
@@ -286,7 +326,8 @@ func (c *Conn) kick() {
 	c.mu.Unlock()
 	c.e.enqueue(list)
 	if idle {
-		c.drop(fmt.Errorf("%w: idle for %v", ErrClosed, IdleTime))
+		c.end(fmt.Errorf("%w: idle for %v", ErrClosed, IdleTime))
+		c.drop()
 	}
 }
 

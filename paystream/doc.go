@@ -20,7 +20,7 @@
 //	Token    how a server remembers nothing (token_pure.go), URI (uri_pure.go)
 //	Budget   what all sockets of one token have moved (budget_pure.go)
 //	Receipt  what a payee signs for third parties (receipt.go)
-//	Endpoint all sockets of a node, disk and time around them (endpoint.go)
+//	Endpoint all sockets of a node, disk and time around them (endpoint.go, load.go)
 //	Conn     one live socket: conn.go, send.go, receive.go, answer.go
 //	Carrier  what takes packets to other endpoints (carrier.go)
 //

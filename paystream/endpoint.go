@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	// maxSockets bounds the sockets in memory, defaultPerPeer those that came
-	// through one neighbour. A socket takes about 4 KiB.
+	// maxSockets bounds the sockets that are kept, in memory or as records,
+	// defaultPerPeer those that came through one neighbour. One in memory takes
+	// about 4 KiB, a record half of one.
 	maxSockets     = 65_536
 	defaultPerPeer = 4096
 	// maxBudgets bounds the tokens that have moved money and are kept; a further
@@ -28,6 +29,14 @@ const (
 var (
 	// ErrClosed: the endpoint, or the socket, is closed.
 	ErrClosed = errors.New("paystream: closed")
+	// ErrPeerClosed: the peer has closed the socket. It wraps ErrClosed.
+	ErrPeerClosed = fmt.Errorf("%w by the peer", ErrClosed)
+	// ErrForgotten: the peer knows of less than it once said it had received. It
+	// runs without a store, has lost it, or made room; both sides' books of what
+	// was paid stand.
+	ErrForgotten = errors.New("paystream: the peer has forgotten the socket; open a new one")
+	// ErrNoSocket: no socket of that id is kept here.
+	ErrNoSocket = errors.New("paystream: no such socket")
 	// ErrMemory: an endpoint without a store has to say so.
 	ErrMemory = errors.New("paystream: no store: set Memory to keep nothing over a restart")
 	// ErrTooMany: a bound on sockets or tokens is reached.
@@ -73,8 +82,11 @@ type Endpoint struct {
 	// mu guards the fields below. It comes before the lock of a Conn.
 	mu      sync.Mutex
 	conns   map[SocketID]*Conn
-	stored  map[SocketID][]byte // records of sockets that are not in memory
-	perPeer map[peer.ID]int
+	stored  map[SocketID]storedConn
+	perPeer map[peer.ID]int    // conns and stored
+	damaged map[SocketID]error // records that do not read
+	strays  map[PacketID]heldPacket
+	pruner  *time.Timer
 	closed  bool
 
 	// packetMu guards the packets in flight; it is taken last.
@@ -88,6 +100,7 @@ type Endpoint struct {
 	// queueMu guards the queue of packets for the carrier.
 	queueMu sync.Mutex
 	queue   []*Outgoing
+	saves   []Record
 	wake    chan struct{}
 	ended   chan struct{}
 
@@ -107,8 +120,9 @@ func Open(ctx context.Context, cfg Config) (*Endpoint, error) {
 	}
 	e := &Endpoint{
 		cfg: cfg, log: cfg.Logger, began: time.Now(),
-		conns: make(map[SocketID]*Conn), stored: make(map[SocketID][]byte), packets: make(map[PacketID]*Conn),
+		conns: make(map[SocketID]*Conn), stored: make(map[SocketID]storedConn), packets: make(map[PacketID]*Conn),
 		perPeer: make(map[peer.ID]int), budgets: make(map[TokenID]*Budget),
+		damaged: make(map[SocketID]error), strays: make(map[PacketID]heldPacket),
 		wake: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
 	if cfg.Store == nil {
@@ -122,12 +136,9 @@ func (e *Endpoint) Start(c Carrier) {
 	e.carrier = c
 	go e.run() // ends with Close
 	e.mu.Lock()
-	all := make([]*Conn, 0, len(e.conns))
-	for _, c := range e.conns {
-		all = append(all, c)
-	}
+	e.pruner = time.AfterFunc(pruneEvery, e.prune)
 	e.mu.Unlock()
-	for _, c := range all {
+	for _, c := range e.Sockets() {
 		c.kick()
 	}
 }
@@ -138,11 +149,14 @@ func (e *Endpoint) run() {
 	for range e.wake {
 		for {
 			e.queueMu.Lock()
-			batch := e.queue
-			e.queue = nil
+			batch, saves := e.queue, e.saves
+			e.queue, e.saves = nil, nil
 			e.queueMu.Unlock()
-			if len(batch) == 0 {
+			if len(batch)+len(saves) == 0 {
 				break
+			}
+			for _, r := range saves {
+				e.save(r)
 			}
 			for _, p := range batch {
 				if err := e.carrier.Send(p); err != nil {
@@ -160,6 +174,17 @@ func (e *Endpoint) run() {
 			return
 		}
 	}
+}
+
+// saveLater is save for those who must not call the carrier.
+func (e *Endpoint) saveLater(r Record) {
+	if e.cfg.Store == nil {
+		return
+	}
+	e.queueMu.Lock()
+	e.saves = append(e.saves, r)
+	e.queueMu.Unlock()
+	e.signal()
 }
 
 // enqueue gives packets to run.
@@ -211,41 +236,50 @@ func (e *Endpoint) Dial(ctx context.Context, u URI, via []peer.ID, t Terms) (*Co
 		return nil, err
 	}
 	c, err := e.newConn(identity{
-		id: SocketID(e.entropy.id()), role: RoleClient, kdf: KDFShared, psk: u.Secret, token: u.Token, dest: u.Peer, via: via,
+		id: SocketID(e.entropy.id()), role: RoleClient, kdf: KDFShared, psk: u.Secret, token: u.Token,
+		dest: u.Peer, from: u.Peer, via: via, used: time.Now().Unix(),
 	}, sock)
 	if err != nil {
 		return nil, err
 	}
 	e.mu.Lock()
-	if err := e.admit(c, u.Peer); err != nil {
-		e.mu.Unlock()
+	err = e.admit(c)
+	e.mu.Unlock()
+	if err != nil {
 		return nil, err
 	}
-	e.mu.Unlock()
 	c.kick()
 	if err := c.wait(ctx, func() bool { return c.sock.peerSeq != 0 && c.sock.rate.Known() }); err != nil {
-		c.drop(err)
+		c.abandon(err)
 		return nil, fmt.Errorf("open socket to %s: %w", u.Peer, err)
 	}
 	if v := c.Report().Verdict; t.AllOrNothing && v.Kind != Compatible {
-		c.drop(ErrClosed)
+		c.Close()
 		return nil, fmt.Errorf("%w: %s by %d", ErrIncompatible, v.Kind, v.Short)
 	}
 	return c, nil
 }
 
 // admit adds a socket. Called with mu held.
-func (e *Endpoint) admit(c *Conn, from peer.ID) error {
+func (e *Endpoint) admit(c *Conn) error {
+	from := c.ident.from
 	switch {
 	case e.closed:
 		return ErrClosed
-	case len(e.conns)+len(e.stored) >= maxSockets || e.perPeer[from] >= e.cfg.PerPeer:
+	case e.perPeer[from] >= e.cfg.PerPeer && !e.makeRoom(from),
+		len(e.conns)+len(e.stored) >= maxSockets && !e.makeRoom(""):
 		return ErrTooMany
 	}
-	c.from = from
 	e.conns[c.ident.id] = c
 	e.perPeer[from]++
 	return nil
+}
+
+// uncount takes a socket out of its neighbour's count. Called with mu held.
+func (e *Endpoint) uncount(from peer.ID) {
+	if e.perPeer[from]--; e.perPeer[from] <= 0 {
+		delete(e.perPeer, from)
+	}
 }
 
 // Conn returns a socket by its id, also one that is not in memory.
@@ -263,10 +297,16 @@ func (e *Endpoint) Packet(in *Incoming) Decision {
 	}
 	e.mu.Lock()
 	c := e.conns[h.Socket]
-	if c == nil && e.stored[h.Socket] != nil {
-		c, _ = e.revive(h.Socket)
+	if c == nil {
+		if _, ok := e.stored[h.Socket]; ok {
+			c, _ = e.revive(h.Socket)
+		}
 	}
+	bad := e.damaged[h.Socket]
 	e.mu.Unlock()
+	if bad != nil {
+		return Decision{} // a new socket in its place would write over what is left of it
+	}
 	if c == nil {
 		var d Decision
 		if c, d = e.welcome(in, &h); c == nil {
@@ -321,14 +361,14 @@ func (e *Endpoint) welcome(in *Incoming, h *Header) (*Conn, Decision) {
 	if err != nil {
 		return nil, refuse(CodeClosed)
 	}
-	c, err := e.newConn(identity{id: h.Socket, role: RoleServer, kdf: h.KDF, psk: psk, token: token}, sock)
+	c, err := e.newConn(identity{id: h.Socket, role: RoleServer, kdf: h.KDF, psk: psk, token: token, from: in.From, used: time.Now().Unix()}, sock)
 	if err != nil {
 		return nil, refuse(CodeClosed)
 	}
 	c.grant = g
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err := e.admit(c, in.From); err != nil {
+	if err := e.admit(c); err != nil {
 		e.leave(token.ID(), h.Socket)
 		return nil, refuse(CodeBusy)
 	}
@@ -342,7 +382,7 @@ func (e *Endpoint) Answer(a *Answer) Record {
 	delete(e.packets, a.ID)
 	e.packetMu.Unlock()
 	if c == nil {
-		return nil
+		return e.stray(a)
 	}
 	return c.answer(a)
 }
@@ -367,6 +407,9 @@ func (e *Endpoint) Close() error {
 		return nil
 	}
 	e.closed = true
+	if e.pruner != nil {
+		e.pruner.Stop()
+	}
 	e.mu.Unlock()
 	for _, c := range e.Sockets() {
 		c.end(ErrClosed)

@@ -15,7 +15,11 @@ func (c *Conn) packet(in *Incoming) Decision {
 	c.opened = c.opened || tell
 	list := c.due(nil)
 	c.arm()
+	gone := c.closed != nil && c.landed()
 	c.mu.Unlock()
+	if gone {
+		c.drop()
+	}
 	if tell && c.e.cfg.Opened != nil {
 		c.e.cfg.Opened(c)
 	}
@@ -53,7 +57,7 @@ func (c *Conn) handle(in *Incoming) Decision {
 	if o.Began {
 		c.began()
 		if c.nextTo != "" {
-			c.ident.dest, c.ident.via = c.nextTo, c.nextVia
+			c.ident.dest, c.ident.via, c.dirty = c.nextTo, c.nextVia, true
 		}
 	}
 	if o.Fresh {
@@ -131,7 +135,7 @@ func (c *Conn) receive(in *Incoming, p *Packet, o *Opened, d *Decision) Code {
 	if _, err := c.sock.Step(&Event{Kind: EvTake, ID: in.ID}); err != nil {
 		return CodeRefused
 	}
-	c.tellAt = max(c.tellAt, c.e.now()+newsDelay)
+	c.tellAt, c.dirty = max(c.tellAt, c.e.now()+newsDelay), true
 	d.Fulfil, d.Preimage, d.Record = true, o.Preimage, c.record
 	c.notify()
 	return CodeUnset
@@ -140,6 +144,10 @@ func (c *Conn) receive(in *Incoming, p *Packet, o *Opened, d *Decision) Code {
 // hear takes what a packet of a confirmed session tells; o is the packet of ours
 // that it answers, if any.
 func (c *Conn) hear(p *Packet, o *outgoing) {
+	if p.Has&HasState != 0 && o != nil && p.State.Received < o.sure {
+		c.finished(ErrForgotten)
+		return
+	}
 	if p.Has&HasState != 0 {
 		ev := Event{Kind: EvState, Seq: p.State.Seq, SeenSeq: p.State.Seen, Totals: p.State.Totals}
 		if o != nil {
@@ -188,7 +196,6 @@ func (c *Conn) hear(p *Packet, o *outgoing) {
 		}
 	}
 	if p.Has&HasClose != 0 {
-		c.peerClosed = true
-		c.notify()
+		c.finished(ErrPeerClosed)
 	}
 }

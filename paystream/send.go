@@ -25,6 +25,7 @@ type outgoing struct {
 	seq     uint64 // the state that it told
 	amount  tally.Amount
 	arrived tally.Amount // what we had counted as arrived when it left
+	sure    tally.Amount // and what of that the peer had told
 }
 
 // pump sends money as long as some is due and the windows are open.
@@ -52,6 +53,7 @@ func (c *Conn) pump(list []*Outgoing, now time.Duration) []*Outgoing {
 			return list
 		}
 		send := fx[1]
+		c.dirty = true
 		if err := c.budgetHold(send.Amount); err != nil {
 			// Another socket of this token was faster.
 			if _, err := c.sock.Step(&Event{Kind: EvRejected, ID: id}); err != nil {
@@ -156,7 +158,7 @@ func (c *Conn) seal(list []*Outgoing, kind outKind, n tally.Amount, id PacketID)
 		copy(o.Condition[:16], a[:])
 		copy(o.Condition[16:], b[:])
 	}
-	c.out[id] = outgoing{kind: kind, request: p.RequestID, seq: seq, amount: n, arrived: c.sock.arrived}
+	c.out[id] = outgoing{kind: kind, request: p.RequestID, seq: seq, amount: n, arrived: c.sock.arrived, sure: c.sock.sure}
 	c.e.packetMu.Lock()
 	c.e.packets[id] = c
 	c.e.packetMu.Unlock()

@@ -98,14 +98,20 @@ func (n *Node) Save(r paystream.Record) error {
 	return nil
 }
 
-// commit fills a batch, queues it, and waits until it is synced.
-func (n *Node) commit(fill paystream.Record) error {
+// commit fills a batch, queues it, and waits until it is synced. fill returns false
+// where there is nothing to save.
+func (n *Node) commit(fill func(*durable.Batch) bool) error {
 	done := make(chan error, 1)
 	var b durable.Batch
 	n.line.Lock()
-	fill(&b)
-	n.store.Submit(&b, func(err error) { done <- err })
+	ok := fill(&b) && n.store != nil
+	if ok {
+		n.store.Submit(&b, func(err error) { done <- err })
+	}
 	n.line.Unlock()
+	if !ok {
+		return nil
+	}
 	return <-done
 }
 
@@ -178,9 +184,10 @@ func (n *Node) Resume(ctx context.Context) error {
 // Send implements paystream.Carrier.
 func (n *Node) Send(p *paystream.Outgoing) error {
 	if n.store != nil && p.Record != nil {
-		err := n.commit(func(b *durable.Batch) {
+		err := n.commit(func(b *durable.Batch) bool {
 			p.Record(b)
 			b.Put(carrierPrefix+durable.KeyID(p.ID[:]), []byte{1})
+			return true
 		})
 		if err != nil {
 			return err
@@ -246,24 +253,26 @@ func (n *Net) arrive(in *paystream.Incoming, dest peer.ID, w Way, lost bool) *pa
 	if node == nil {
 		return &paystream.Answer{ID: in.ID, Kind: paystream.RejectTemporary}
 	}
-	d := node.handler.Packet(in)
+	var d paystream.Decision
+	err := node.commit(func(b *durable.Batch) bool {
+		if d = node.handler.Packet(in); !d.Fulfil {
+			return false
+		}
+		if !d.Preimage.Opens(in.Condition) {
+			panic("paystreamtest: an endpoint fulfilled without the preimage")
+		}
+		d.Record(b)
+		b.Put(takenPrefix+durable.KeyID(in.ID[:]), []byte{1})
+		return true
+	})
+	if err != nil {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.stuck[dest] = append(n.stuck[dest], &paystream.Answer{ID: in.ID, Fulfilled: true, Data: d.Data})
+		return nil
+	}
 	if !d.Fulfil {
 		return &paystream.Answer{ID: in.ID, Kind: paystream.RejectLimit, Data: d.Data}
-	}
-	if !d.Preimage.Opens(in.Condition) {
-		panic("paystreamtest: an endpoint fulfilled without the preimage")
-	}
-	if node.store != nil {
-		err := node.commit(func(b *durable.Batch) {
-			d.Record(b)
-			b.Put(takenPrefix+durable.KeyID(in.ID[:]), []byte{1})
-		})
-		if err != nil {
-			n.mu.Lock()
-			defer n.mu.Unlock()
-			n.stuck[dest] = append(n.stuck[dest], &paystream.Answer{ID: in.ID, Fulfilled: true, Data: d.Data})
-			return nil
-		}
 	}
 	n.mu.Lock()
 	n.kept += tally.Balance(gave) - tally.Balance(in.Amount)
@@ -293,15 +302,15 @@ func (n *Node) deliver(a *paystream.Answer) {
 	if dead {
 		return
 	}
-	record := n.handler.Answer(a)
 	if n.store == nil {
+		n.handler.Answer(a)
 		n.net.mu.Lock()
 		delete(n.net.flights, a.ID)
 		n.net.mu.Unlock()
 		return
 	}
 	_ = n.Save(func(b *durable.Batch) {
-		if record != nil {
+		if record := n.handler.Answer(a); record != nil {
 			record(b)
 		}
 		b.Delete(carrierPrefix + durable.KeyID(a.ID[:]))
