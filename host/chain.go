@@ -79,11 +79,13 @@ type chainSettings struct {
 	keys    string // folder of the local wallet
 	wallet  string // repo.WalletLocal or repo.WalletNode
 	genesis string // cid; empty where any will do
+	// finality in epochs; 0 for the chain's own.
+	finality abi.ChainEpoch
 }
 
 func settingsOf(r *repo.Repo) chainSettings {
 	c := r.Config()
-	return chainSettings{keys: r.WalletDir(), wallet: c.Wallet, genesis: c.NetworkGenesis}
+	return chainSettings{keys: r.WalletDir(), wallet: c.Wallet, genesis: c.NetworkGenesis, finality: abi.ChainEpoch(c.ChainFinality)}
 }
 
 // chainFacts is what is remembered of the chain, so that a peer can start while
@@ -177,7 +179,7 @@ func (c *chain) open(ctx context.Context, set chainSettings, s *durable.Store, n
 	if c.facts, known, err = loadFacts(ctx, s); err != nil {
 		return err
 	}
-	cfg := lotus.Config{URL: node.URL, Token: node.Token, Logger: log}
+	cfg := lotus.Config{URL: node.URL, Token: node.Token, Finality: set.finality, Logger: log}
 	if set.genesis != "" {
 		if cfg.Genesis, err = cid.Decode(set.genesis); err != nil {
 			return refuse("correct network_genesis in "+repo.ConfigFile, "network_genesis is no cid: %w", err)

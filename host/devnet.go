@@ -171,6 +171,9 @@ func (d *Devnet) Faucet(ctx context.Context, to address.Address, atto big.Int) e
 	return d.chain.Mine(ctx, 2) // it is mined in the one and seen in the next
 }
 
+// Mine makes n blocks at once.
+func (d *Devnet) Mine(ctx context.Context, n int) error { return d.chain.Mine(ctx, n) }
+
 // Balance of an address, in attoFIL.
 func (d *Devnet) Balance(ctx context.Context, a address.Address) (big.Int, error) {
 	return d.chain.Balance(ctx, a)

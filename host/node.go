@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/filecoin-project/go-address"
+	"github.com/filecoin-project/go-state-types/abi"
 	"github.com/ipfs/go-datastore"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
@@ -66,6 +67,9 @@ type ChainConfig struct {
 	// Keys is a folder for the keystore, made where it is missing. It belongs to
 	// one chain. Default: Config.Dir with -keys at its end, beside the books.
 	Keys string
+	// Finality is after how many epochs what is on the chain counts as final.
+	// Default: what a devnet says, and 900 elsewhere.
+	Finality abi.ChainEpoch
 	// Settler has the caps on what is locked, and the cash-out policy.
 	Settler settler.Config
 }
@@ -136,7 +140,7 @@ func New(h host.Host, cfg Config) (*Node, error) {
 
 // openChain opens the channels of an embedded node and makes cfg settle on them.
 func (cfg *Config) openChain(store *durable.Store) (*chain, error) {
-	set := chainSettings{keys: cfg.Chain.Keys, wallet: repo.WalletLocal}
+	set := chainSettings{keys: cfg.Chain.Keys, wallet: repo.WalletLocal, finality: cfg.Chain.Finality}
 	if set.keys == "" {
 		if cfg.Dir == "" {
 			return nil, errors.New("host: no place for the keys: set Config.Chain.Keys to a folder")

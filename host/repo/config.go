@@ -44,6 +44,7 @@ type Config struct {
 	Chain               string   `toml:"chain" group:"Chain" doc:"URL of the chain's JSON-RPC, or as Lotus writes it, TOKEN:/ip4/HOST/tcp/PORT/http. Empty: FULLNODE_API_INFO of the environment, else none."`
 	ChainTokenFile      string   `toml:"chain_token_file" doc:"File with the bearer token for it, readable by us alone. TALLY_CHAIN_TOKEN in the environment comes first."`
 	Wallet              string   `toml:"wallet" doc:"Whose keys pay and are paid. local: those in keystore. node: those of the chain's node."`
+	ChainFinality       uint64   `toml:"chain_finality" doc:"Epochs after which what is on the chain counts as final. 0 is what a devnet says, and 900 (7.5 h) elsewhere; less makes the first cheque wait less, and trusts the chain more."`
 	InitialDeposit      uint64   `toml:"initial_deposit" doc:"Units that go into a new channel, in mode hard; more where more is owed."`
 	TopUp               uint64   `toml:"top_up" doc:"The least that is added to a channel that runs low. Half of it is kept ready in each channel."`
 	MaxLocked           uint64   `toml:"max_locked" doc:"The most that is locked in the channel to one peer. Default: 100 times initial_deposit."`
@@ -163,6 +164,7 @@ func (c Config) check() *BadSetting {
 		{"max_exposure", c.MaxExposure, 1, maxAmount},
 		{"max_exposure_total", c.MaxExposureTotal, 1, maxAmount},
 		{"strangers_exposure", c.StrangersExposure, 1, maxAmount},
+		{"chain_finality", c.ChainFinality, 0, 1 << 20},
 		{"initial_deposit", c.InitialDeposit, 1, maxAmount},
 		{"top_up", c.TopUp, 1, maxAmount},
 		{"max_locked", c.MaxLocked, 1, maxAmount},

@@ -35,6 +35,9 @@ const hardSaves = 5
 const (
 	// hardDeposit goes into each channel, in units: more than a run spends.
 	hardDeposit = 100_000_000
+	// hardEpoch is long, so that many nodes that follow one chain in one process do
+	// not measure that; while channels open, blocks are made on demand.
+	hardEpoch = 5 * time.Second
 	// hardWallet is what each payer has, in attoFIL: one FIL.
 	hardWallet = 1_000_000_000_000_000_000
 )
@@ -55,7 +58,7 @@ func newHardNet(ctx context.Context, dir string) (*hardNet, error) {
 		return nil, err
 	}
 	c, err := host.StartDevnet(ctx, folder, host.DevnetConfig{
-		BlockTime: 100 * time.Millisecond, Finality: 1, Logger: slog.New(slog.DiscardHandler),
+		BlockTime: hardEpoch, Finality: 1, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return nil, errors.Join(err, folder.Close())
@@ -98,10 +101,26 @@ func (n *hardNet) close() error {
 	return errors.Join(append(errs, n.chain.Close(context.Background()), n.folder.Close())...)
 }
 
+// openAll opens the channels of payers, and makes blocks until they are there.
+func (n *hardNet) openAll(ctx context.Context, payee *host.Node, payers ...*host.Node) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- each(len(payers), 16, func(i int) error { return n.open(ctx, payers[i], payee) }) }() // ends with ctx
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-time.After(100 * time.Millisecond):
+			if err := n.chain.Mine(ctx, 1); err != nil {
+				return errors.Join(err, <-done)
+			}
+		}
+	}
+}
+
 // open connects, and pays once, so that the channel is there.
 func (n *hardNet) open(ctx context.Context, payer, payee *host.Node) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
 	if err := payer.Host().Connect(ctx, peer.AddrInfo{ID: payee.Host().ID(), Addrs: payee.Host().Addrs()}); err != nil {
 		return err
 	}
@@ -140,7 +159,7 @@ func chequeHardSerial(ctx context.Context, o *Options) (_ []Figure, err error) {
 			return nil, err
 		}
 	}
-	if err := net.open(ctx, pair[0], pair[1]); err != nil {
+	if err := net.openAll(ctx, pair[1], pair[0]); err != nil {
 		return nil, err
 	}
 	var lats []time.Duration
@@ -199,7 +218,7 @@ func chequeHardCrowd(ctx context.Context, o *Options) (_ []Figure, err error) {
 			return nil, err
 		}
 	}
-	if err := each(n, 16, func(i int) error { return net.open(ctx, payers[i], hub) }); err != nil {
+	if err := net.openAll(ctx, hub, payers...); err != nil {
 		return nil, err
 	}
 	var (
