@@ -117,8 +117,13 @@ func (r Rules) Validate() error {
 	return nil
 }
 
-// Fee is what passing amount costs, and false where it does not fit.
+// Fee is what passing amount costs, and false where it does not fit. A packet
+// without an amount passes for nothing: it carries only word of the two ends, and
+// no node becomes debtor by it.
 func (r *Rules) Fee(amount tally.Amount) (tally.Amount, bool) {
+	if amount == 0 {
+		return 0, true
+	}
 	// amount < 2^63 and ppm ≤ 10^6, in two parts so that no product overflows.
 	const million = 1_000_000
 	ppm := tally.Amount(r.FeePPM)

@@ -332,6 +332,7 @@ func TestFee(t *testing.T) {
 		{Rules{FeePPM: 1}, 1, 1, true},
 		{Rules{FeePPM: 1_000_000}, maxAmount - 1, maxAmount - 1, true},
 		{Rules{FeePPM: 500_000, FeeBase: 7}, 3, 9, true},
+		{Rules{FeePPM: 500_000, FeeBase: 7}, 0, 0, true}, // word of the two ends passes
 		{Rules{FeeBase: tally.MaxAmount, FeePPM: 1}, 1, 0, false},
 	} {
 		if got, fits := c.rules.Fee(c.amount); fits != c.fits || fits && got != c.want {
