@@ -345,7 +345,7 @@ func (c *Conn) due(list []*Outgoing) []*Outgoing {
 			c.pkt.Has |= HasOpen
 			c.pkt.Open = OpenFrame{Suite: SuiteNative, Idle: uint32(IdleTime / time.Second)}
 			c.wayBack(&c.pkt.Open.ViaFrame)
-			list = c.seal(list, outOpen, 1, PacketID(c.e.entropy.id()))
+			list = c.seal(list, outOpen, 0, PacketID(c.e.entropy.id()))
 		}
 		return list
 	}

@@ -251,7 +251,11 @@ func (c *Control) Sent(now time.Duration, n tally.Amount) {
 // Fulfilled notes a packet that got through, with what arrived of it where known.
 func (c *Control) Fulfilled(now time.Duration, n, arrived tally.Amount, known bool) {
 	c.done(n, false)
-	c.progressAt, c.failures, c.retryAt = now, 0, 0
+	c.progressAt, c.failures = now, 0
+	// What left before the last cut proves nothing about now: the retry stays, or
+	// those that are rejected until cutAt would be sent again at once.
+	c.retryAt = min(c.retryAt, now+minRetry)
+	c.cutAt = min(c.cutAt, c.retryAt)
 	if known {
 		c.rate = c.rate.Observe(n, arrived)
 	}

@@ -134,6 +134,12 @@ func TestWindowGrowsAndHalves(t *testing.T) {
 	if c.window != 33 {
 		t.Fatalf("window %d after the second reject of one round trip", c.window)
 	}
+	// One that left before the cut and is fulfilled after it does not take the wait
+	// away: those after it would be rejected and sent again without any.
+	c.Fulfilled(0, 1, 1, true)
+	if c.Room(0) != 0 || c.RetryAt() != minRetry {
+		t.Fatalf("a fulfil of the last window: room %d, retry at %v", c.Room(0), c.RetryAt())
+	}
 	c.SetRoom(100)
 	c.packets, c.value = 0, 40
 	if got := c.Room(time.Second); got != 60 {

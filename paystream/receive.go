@@ -154,10 +154,10 @@ func (c *Conn) hear(p *Packet, o *outgoing) {
 			ev.Known, ev.Amount, ev.Arrived = true, p.State.Received, o.arrived
 		}
 		_, err := c.sock.Step(&ev)
-		if err == nil {
-			if c.stopped != nil {
-				c.resume() // the peer spoke
-			}
+		if err == nil && c.stopped != nil {
+			c.resume() // the peer spoke
+		}
+		if err == nil || errors.Is(err, ErrStale) { // a state of before tells, too, what the peer has seen
 			c.notify()
 		}
 	}
