@@ -257,7 +257,9 @@ func (d *Daemon) Close(ctx context.Context) error {
 		errs = append(errs, d.http.Shutdown(ctx))
 	}
 	// The services first: their sessions end politely, while the host still
-	// carries. Then the channels, and when nobody writes any more the store.
+	// carries. What books on the tabs goes before what settles them. Then the
+	// channels, and when nobody writes any more the store.
+	errs = append(errs, d.node.closePackets())
 	if d.settler != nil {
 		errs = append(errs, d.settler.Close())
 	}

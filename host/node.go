@@ -20,6 +20,8 @@ import (
 	"github.com/tallystick/tally/host/settler"
 	"github.com/tallystick/tally/internal/durable"
 	"github.com/tallystick/tally/paych/lotus"
+	"github.com/tallystick/tally/paystream/forward"
+	"github.com/tallystick/tally/protocols/packetnet"
 	"github.com/tallystick/tally/protocols/storenet"
 	"github.com/tallystick/tally/protocols/swapnet"
 	"github.com/tallystick/tally/swap"
@@ -53,6 +55,11 @@ type Config struct {
 	PayoutAddress string
 	// Messages serves and queries a Waku message store. Default: off.
 	Messages *MessagesConfig
+	// Packets carries hash-locked packets between neighbours, for a fee. Default:
+	// off, but on with Sockets.
+	Packets *PacketsConfig
+	// Sockets pays and is paid end to end, over any neighbours. Default: off.
+	Sockets *SocketsConfig
 	// Notify is called on what happens to tabs. It must return soon.
 	Notify func(swap.Notice)
 	// Logger default: slog.Default.
@@ -97,7 +104,11 @@ type Node struct {
 	swap    *swapnet.Service
 	metrics *prometheus.Registry
 
-	chain *chain // nil without Config.Chain; a daemon has its own
+	chain   *chain             // nil without Config.Chain; a daemon has its own
+	engine  *forward.Engine    // nil without Config.Packets, as the next
+	packets *packetnet.Service // carries for the engine
+	sockets *Sockets           // nil without Config.Sockets
+	routes  map[peer.ID]peer.ID
 
 	messages *storenet.Store // nil without Config.Messages, as the next two
 	server   *storenet.Server
@@ -259,6 +270,15 @@ func newNode(h host.Host, store *durable.Store, cfg Config) (_ *Node, err error)
 	if err = n.swap.Start(); err != nil {
 		return nil, err
 	}
+	if cfg.Packets == nil && cfg.Sockets != nil {
+		cfg.Packets = &PacketsConfig{}
+	}
+	if cfg.Packets != nil {
+		undo = append(undo, n.closePackets)
+		if err = n.openPackets(ctx, *cfg.Packets, cfg.Sockets); err != nil {
+			return nil, fmt.Errorf("host: packets: %w", err)
+		}
+	}
 	n.metrics = newMetrics(n)
 	return n, nil
 }
@@ -266,7 +286,7 @@ func newNode(h host.Host, store *durable.Store, cfg Config) (_ *Node, err error)
 // Close ends the services, saves the books and closes their store. The libp2p
 // host stays open.
 func (n *Node) Close() error {
-	var errs []error
+	errs := []error{n.closePackets()} // before what settles the tabs it books on
 	if n.chain != nil {
 		errs = append(errs, n.chain.settler.Close())
 	}
@@ -279,7 +299,7 @@ func (n *Node) Close() error {
 
 // closeParts is Close without the store, which others may still need.
 func (n *Node) closeParts() error {
-	var errs []error
+	errs := []error{n.closePackets()}
 	if n.server != nil {
 		errs = append(errs, n.server.Close())
 	}

@@ -1,0 +1,426 @@
+package host
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/internal/durable"
+	"github.com/tallystick/tally/paystream"
+	"github.com/tallystick/tally/paystream/forward"
+	"github.com/tallystick/tally/protocols/packetnet"
+	"github.com/tallystick/tally/protocols/socketnet"
+	"github.com/tallystick/tally/swap"
+)
+
+// Errors of a node's sockets.
+var (
+	// ErrNoSockets: the node was made without Config.Sockets.
+	ErrNoSockets = errors.New("host: this node has no payment sockets: set Config.Sockets")
+	// ErrToSelf: a socket needs another peer.
+	ErrToSelf = errors.New("host: a socket to ourselves pays nobody")
+	// ErrNoSocket: no socket of that id is known.
+	ErrNoSocket = errors.New("host: no such socket")
+	// ErrNoLimits: the URI does not say how much its bearer moves.
+	ErrNoLimits = errors.New("host: the URI does not say how much: give a minimum and a maximum")
+)
+
+const (
+	// setupExpires is how long a token that was given on a set-up stream opens
+	// sockets; one that is open then goes on.
+	setupExpires = time.Hour
+	// busyRetry is the wait for room in the engine's inbox, which a batch of
+	// packets empties.
+	busyRetry = time.Millisecond
+	// neighbourTick is how often WaitNeighbour looks.
+	neighbourTick = 5 * time.Millisecond
+)
+
+// PacketsConfig turns on the carrying of packets between neighbours.
+type PacketsConfig struct {
+	// Rules are fee and bounds of what passes here. Default: no fee.
+	Rules forward.Rules
+	// Routes lead to peers that are no neighbours, by way of one that is.
+	Routes map[peer.ID]peer.ID
+}
+
+// SocketsConfig turns on payment sockets, and with them packets. Hooks must
+// return soon and may be called from many goroutines.
+type SocketsConfig struct {
+	// PushMax is the most that a peer may push to us on a socket that it opened
+	// without a URI. Nothing else is given without one. Default: 0, no such socket.
+	PushMax tally.Amount
+	// Setup decides in place of PushMax what a peer gets that asks for a socket
+	// without a URI. An error refuses it.
+	Setup func(from peer.ID) (paystream.Grant, error)
+	// Accept is asked before a token of ours opens a socket; an error refuses it.
+	Accept func(paystream.Grant, paystream.SocketID) error
+	// Opened is told of each socket that a peer has opened.
+	Opened func(*paystream.Conn)
+	// Proposed decides on a peer's wish that we move our limits. Default: no.
+	Proposed func(*paystream.Conn, paystream.Proposal) bool
+	// PerPeer bounds the sockets that come through one neighbour. Default 4096.
+	PerPeer int
+}
+
+// Sockets are the payment sockets of a node. All methods may be called at the
+// same time.
+type Sockets struct {
+	node     *Node
+	endpoint *paystream.Endpoint
+	setup    *socketnet.Service
+}
+
+// Sockets returns the node's payment sockets, or ErrNoSockets.
+func (n *Node) Sockets() (*Sockets, error) {
+	if n.sockets == nil {
+		return nil, ErrNoSockets
+	}
+	return n.sockets, nil
+}
+
+// Open opens a socket to a peer that we are, or can be, connected to: it gives us
+// a token over the secured connection, for what it takes from anybody. via is the
+// way of the packets, where peer is no neighbour and no route leads to it.
+func (s *Sockets) Open(ctx context.Context, to peer.ID, via []peer.ID, t paystream.Terms) (*paystream.Conn, error) {
+	if to == s.node.host.ID() {
+		return nil, ErrToSelf
+	}
+	if err := t.Validate(); err != nil {
+		return nil, err
+	}
+	grant, err := s.setup.Ask(ctx, to)
+	if err != nil {
+		return nil, fmt.Errorf("open socket to %s: %w", to, err)
+	}
+	return s.endpoint.Dial(ctx, paystream.URI{Peer: to, Token: grant.Token, Secret: grant.Secret}, via, t)
+}
+
+// Redeem opens a socket to whoever made a URI. It returns once the rate and the
+// limits of the other side are known. LimitsOf says what is usual for the URI.
+func (s *Sockets) Redeem(ctx context.Context, u paystream.URI, via []peer.ID, t paystream.Terms) (*paystream.Conn, error) {
+	if u.Peer == s.node.host.ID() {
+		return nil, ErrToSelf
+	}
+	return s.endpoint.Dial(ctx, u, via, t)
+}
+
+// Issue makes a URI that gives its bearer a grant; GrantOf makes the usual ones.
+// Nothing is kept until money has moved.
+func (s *Sockets) Issue(g paystream.Grant) (paystream.URI, error) { return s.endpoint.Issue(g) }
+
+// Conn returns a socket by its id, also one that has been idle or was open before
+// a restart.
+func (s *Sockets) Conn(id paystream.SocketID) (*paystream.Conn, error) {
+	c, err := s.endpoint.Conn(id)
+	if errors.Is(err, paystream.ErrRecord) {
+		return nil, fmt.Errorf("%w: %s", ErrNoSocket, id)
+	}
+	return c, err
+}
+
+// List returns the sockets in memory: an idle one leaves it after a minute.
+func (s *Sockets) List() []*paystream.Conn { return s.endpoint.Sockets() }
+
+// GrantOf is the usual grant of n units for a use; the zero time never expires.
+// What is not usual is a paystream.Grant of the caller's.
+func GrantOf(use paystream.Use, n tally.Amount, expires time.Time) (paystream.Grant, error) {
+	sum, err := tally.Balance(0).Debit(n)
+	if err != nil || n == 0 {
+		return paystream.Grant{}, fmt.Errorf("%w: amount %d", paystream.ErrLimits, n)
+	}
+	g := paystream.Grant{Use: use}
+	if !expires.IsZero() {
+		g.Expires = expires.Unix()
+	}
+	switch use {
+	case paystream.UseGift: // pays whoever opens it first
+		g.Min, g.Max, g.SingleUse = paystream.At(-sum), paystream.At(-sum), true
+	case paystream.UseInvoice:
+		g.Min, g.Max, g.SingleUse = paystream.At(sum), paystream.At(sum), true
+	case paystream.UseVoucher, paystream.UseMandate, paystream.UseJob:
+		g.Min, g.Max = paystream.At(-sum), paystream.At(0)
+	case paystream.UsePush:
+		g.Min, g.Max = paystream.At(0), paystream.At(sum)
+	case paystream.UseAccount, paystream.UsePrepaid: // what came may go again
+		g.Min, g.Max, g.Refunds = paystream.At(0), paystream.At(sum), true
+	default:
+		return paystream.Grant{}, fmt.Errorf("%w: unknown use", paystream.ErrURI)
+	}
+	return g, nil
+}
+
+// LimitsOf are the limits with which a bearer meets what a URI says it is for.
+// The amount is what its maker wrote: it bounds what the bearer gives, and what
+// it gets may be less.
+func LimitsOf(u paystream.URI) (low, high paystream.Limit, err error) {
+	sum, err := tally.Balance(0).Debit(u.Amount)
+	if err != nil {
+		return low, high, err
+	}
+	zero := paystream.At(0)
+	switch {
+	case u.Use == paystream.UseGift:
+		return zero, paystream.NoMax, nil
+	case u.Amount == 0:
+		return low, high, ErrNoLimits
+	case u.Use == paystream.UseInvoice:
+		return paystream.At(-sum), zero, nil
+	case u.Use == paystream.UsePush:
+		return paystream.At(-sum), paystream.At(-sum), nil
+	case u.Use == paystream.UseVoucher, u.Use == paystream.UseMandate:
+		return paystream.At(sum), paystream.At(sum), nil
+	}
+	return low, high, ErrNoLimits
+}
+
+// openPackets joins the hop engine to tabs and neighbours, and the endpoints to
+// the engine.
+//
+//	sockets ── Send ─▶ socketCarrier ─▶ forward.Engine ◀─▶ packetnet ◀─▶ neighbours
+//	   ▲                    │               │      │
+//	   └── Packet, Answer ──┘               │      └──▶ packetTabs ─▶ swap.Book
+//	                                        └─▶ journal, tabs and sockets: one batch
+func (n *Node) openPackets(ctx context.Context, cfg PacketsConfig, sockets *SocketsConfig) (err error) {
+	n.routes = cfg.Routes
+	carrier := &socketCarrier{node: n}
+	fc := forward.Config{
+		Self: n.host.ID(), Rules: cfg.Rules, Routes: cfg.Routes, Store: n.store, Tabs: PacketTabs(n.book, true), Logger: n.log,
+	}
+	if sockets != nil {
+		fc.Handler, fc.Orphan = carrier, carrier.answered
+	}
+	if n.engine, err = forward.New(ctx, fc); err != nil {
+		return err
+	}
+	carrier.engine = n.engine
+	if n.packets, err = packetnet.New(n.host, n.engine, packetnet.Config{Rules: cfg.Rules, Logger: n.log}); err != nil {
+		return err
+	}
+	if sockets != nil {
+		if err = n.openSockets(ctx, *sockets, carrier); err != nil {
+			return err
+		}
+	}
+	n.engine.Start(n.packets)
+	return n.packets.Start()
+}
+
+func (n *Node) openSockets(ctx context.Context, cfg SocketsConfig, carrier *socketCarrier) error {
+	key, err := serverKey(ctx, n.store)
+	if err != nil {
+		return err
+	}
+	private := n.host.Peerstore().PrivKey(n.host.ID())
+	endpoint, err := paystream.Open(ctx, paystream.Config{
+		Self: n.host.ID(), Key: key, Store: n.store, Accept: cfg.Accept, Opened: cfg.Opened, Proposed: cfg.Proposed,
+		Sign: private.Sign, PerPeer: cfg.PerPeer, Logger: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	s := &Sockets{node: n, endpoint: endpoint}
+	setup := cfg.Setup
+	if setup == nil && cfg.PushMax > 0 {
+		setup = func(peer.ID) (paystream.Grant, error) {
+			return GrantOf(paystream.UsePush, cfg.PushMax, time.Now().Add(setupExpires))
+		}
+	}
+	var give func(peer.ID) (socketnet.Setup, error)
+	if setup != nil {
+		give = func(from peer.ID) (socketnet.Setup, error) {
+			g, err := setup(from)
+			if err != nil {
+				return socketnet.Setup{}, err
+			}
+			u, err := endpoint.Issue(g)
+			return socketnet.Setup{Token: u.Token, Secret: u.Secret}, err
+		}
+	}
+	s.setup = socketnet.New(n.host, socketnet.Config{Give: give, Logger: n.log})
+	carrier.endpoint = endpoint
+	n.sockets = s
+	endpoint.Start(carrier)
+	return nil
+}
+
+// WaitNeighbour returns once there are sessions with a connected peer for its tab
+// and for packets, or when ctx ends.
+func (n *Node) WaitNeighbour(ctx context.Context, p peer.ID) error {
+	if err := n.book.WaitSession(ctx, p); err != nil {
+		return err
+	}
+	if n.packets == nil {
+		return nil
+	}
+	tick := time.NewTicker(neighbourTick)
+	defer tick.Stop()
+	for {
+		if _, ok := n.packets.Info(p); ok {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("no packet session with %s: %w", p, ctx.Err())
+		}
+	}
+}
+
+// closePackets ends what carries packets, before the tabs that they are on.
+// A second call does nothing.
+func (n *Node) closePackets() error {
+	var errs []error
+	if n.packets != nil {
+		errs = append(errs, n.packets.Close())
+	}
+	if n.engine != nil {
+		errs = append(errs, n.engine.Close())
+	}
+	if n.sockets != nil {
+		n.sockets.setup.Close()
+		errs = append(errs, n.sockets.endpoint.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Where the server key lies. It is in the store because the budgets are: tokens
+// of a store that was lost are worth nothing, instead of being worth their whole
+// sum again.
+const (
+	serverKeyKey          = "/host/socket-key"
+	serverKeyVersion byte = 1
+)
+
+// serverKey returns the key of our tokens, drawn at the first start.
+func serverKey(ctx context.Context, store *durable.Store) (key paystream.ServerKey, err error) {
+	rec, err := store.Get(ctx, serverKeyKey)
+	if errors.Is(err, durable.ErrNotFound) {
+		rand.Read(key[:]) // never fails
+		var b durable.Batch
+		b.Put(serverKeyKey, durable.Seal(nil, serverKeyKey, serverKeyVersion, key[:]))
+		return key, store.Commit(ctx, &b)
+	}
+	if err != nil {
+		return key, err
+	}
+	_, raw, err := durable.Unseal(serverKeyKey, serverKeyVersion, rec)
+	if err == nil && len(raw) != len(key) {
+		err = fmt.Errorf("%w: key of the tokens", paystream.ErrRecord)
+	}
+	if err != nil {
+		return key, err
+	}
+	return paystream.ServerKey(raw), nil
+}
+
+// socketCarrier carries the packets of the endpoint through the hop engine. Their
+// ids are the part ids of the hops.
+type socketCarrier struct {
+	node     *Node
+	engine   *forward.Engine
+	endpoint *paystream.Endpoint
+}
+
+var (
+	_ paystream.Carrier = (*socketCarrier)(nil)
+	_ paystream.Roomer  = (*socketCarrier)(nil)
+	_ forward.Handler   = (*socketCarrier)(nil)
+)
+
+// Send implements paystream.Carrier. It waits while the engine's inbox is full.
+func (c *socketCarrier) Send(p *paystream.Outgoing) error {
+	out := &forward.Packet{
+		Dest: p.Dest.Peer, Token: p.Dest.Token, Via: p.Dest.Via, Amount: p.Amount,
+		Expires:   c.onEngine(p.Expires),
+		Condition: forward.Blake2b(p.Condition), Part: forward.PartID(p.ID), Data: p.Data,
+		Record: p.Record, Decided: c.answered,
+	}
+	for {
+		err := c.engine.Send(out, nil)
+		if !errors.Is(err, forward.ErrBusy) {
+			return err
+		}
+		<-time.After(busyRetry)
+	}
+}
+
+// Save implements paystream.Carrier.
+func (c *socketCarrier) Save(r paystream.Record) error { return c.engine.Save(r) }
+
+// Room implements paystream.Roomer.
+func (c *socketCarrier) Room(d paystream.Dest) (tally.Amount, bool) {
+	first := d.Peer
+	if len(d.Via) > 0 {
+		first = d.Via[0]
+	} else if _, neighbour := c.node.packets.Info(first); !neighbour {
+		if first = c.node.routes[d.Peer]; first == "" {
+			return 0, false
+		}
+	}
+	room, err := c.node.book.HeadroomPacket(first, swap.Consume)
+	return room, err == nil
+}
+
+// The engine's clock is the wall clock at its start and monotonic from there; that
+// of sockets is time.Time with its monotonic part. What crosses is what is left.
+
+func (c *socketCarrier) onEngine(t time.Time) time.Time {
+	return time.UnixMilli(c.engine.Now()).Add(time.Until(t))
+}
+
+func (c *socketCarrier) onSocket(t time.Time) time.Time {
+	return time.Now().Add(t.Sub(time.UnixMilli(c.engine.Now())))
+}
+
+// Packet implements forward.Handler: a packet for us.
+func (c *socketCarrier) Packet(d *forward.Delivery) (forward.Decision, bool) {
+	if d.Condition.Kind != forward.ConditionBlake2b { // for no socket of ours
+		return forward.Decision{Code: forward.CodeRefused}, true
+	}
+	out := c.endpoint.Packet(&paystream.Incoming{
+		ID: paystream.PacketID(d.Part), From: d.From, Token: d.Token, Amount: d.Amount,
+		Expires: c.onSocket(d.Expires), Condition: d.Condition.Digest, Data: d.Data,
+	})
+	switch {
+	case out.Fulfil:
+		return forward.Decision{Fulfil: true, Preimage: out.Preimage, Data: out.Data, Record: out.Record}, true
+	case out.Data != nil:
+		return forward.Decision{Code: forward.CodeApplication, Data: out.Data}, true
+	default:
+		return forward.Decision{Code: forward.CodeRefused}, true
+	}
+}
+
+// answered passes on what became of a packet of ours. What the endpoint makes of it
+// is saved in the batch that forgets the packet.
+func (c *socketCarrier) answered(r *forward.Result) func(*durable.Batch) {
+	kind, most := rejectOf(r)
+	return c.endpoint.Answer(&paystream.Answer{
+		ID: paystream.PacketID(r.Part), Fulfilled: r.Fulfilled, Data: r.Data, Kind: kind, Most: most,
+	})
+}
+
+// rejectOf is what a reject says about the next packet.
+func rejectOf(r *forward.Result) (kind paystream.RejectKind, most tally.Amount) {
+	switch r.Code {
+	case forward.CodeTooLarge:
+		return paystream.RejectLarge, r.Headroom
+	case forward.CodeHeadroomFinal:
+		if r.Headroom > 0 { // nothing settles the tab; what is left of it can still be used
+			return paystream.RejectLarge, r.Headroom
+		}
+		return paystream.RejectTemporary, 0
+	case forward.CodeHeadroom:
+		return paystream.RejectTemporary, r.Headroom
+	case forward.CodeApplication, forward.CodeRefused, forward.CodeTooSmall:
+		return paystream.RejectLimit, 0
+	default:
+		return paystream.RejectTemporary, 0
+	}
+}
