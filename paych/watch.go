@@ -93,10 +93,23 @@ func (m *Manager) PaychLook(ctx context.Context, ch address.Address) error {
 	return m.peek(ctx, a)
 }
 
+// bearable reports whether the last look at a channel may stand while the chain is
+// away. What settles after it cannot be over before half a settle delay is, and
+// until then our vouchers still get there.
+func (m *Manager) bearable(a *account, now abi.ChainEpoch) bool {
+	half := m.params.SettleDelay / 2
+	a.mu.Lock()
+	recent := a.lookedAt+half >= now
+	a.mu.Unlock()
+	silent := time.Since(time.Unix(0, m.told.Load()))
+	return recent && silent < time.Duration(half)*m.params.Epoch && m.ctx.Err() == nil
+}
+
 // PaychCover tells what our best voucher of a lane of an inbound channel would
 // pay, on the chain's state at its finality and at its head. It answers from
 // memory, and asks the chain where the last look is older than the watcher lets it
-// become. ErrOutbound.
+// become; while the chain is away the last look stands for half a settle delay.
+// ErrOutbound.
 func (m *Manager) PaychCover(ctx context.Context, ch address.Address, lane uint64) (Cover, error) {
 	a, err := m.account(ctx, ch)
 	if err != nil {
@@ -113,7 +126,7 @@ func (m *Manager) PaychCover(ctx context.Context, ch address.Address, lane uint6
 	fresh := a.ch.Buried || a.lookedAt+m.cfg.WatchEvery >= now
 	a.mu.Unlock()
 	if !fresh {
-		if err := m.lookAt(ctx, a); err != nil {
+		if err := m.lookAt(ctx, a); err != nil && !m.bearable(a, now) {
 			return Cover{}, err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-state-types/big"
@@ -176,11 +177,35 @@ func refusal(err error) error {
 	return err
 }
 
-// checkFee refuses to be paid with what we could not cash.
+// checkFee refuses to be paid with what we could not cash. What was enough a moment
+// ago is enough: a cheque costs no call to the chain, and none is refused because
+// the chain is away for a while.
 func (s *Settler) checkFee(ctx context.Context) error {
 	if s.cfg.RedeemFee == nil {
 		return nil
 	}
+	s.feeMu.Lock()
+	age := time.Since(s.feeAt)
+	known := !s.feeAt.IsZero()
+	s.feeMu.Unlock()
+	if known && age < feeFresh {
+		return nil
+	}
+	err := s.askFee(ctx)
+	if err != nil && !errors.Is(err, ErrFee) && known && age < feeStale {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.feeMu.Lock()
+	s.feeAt = time.Now()
+	s.feeMu.Unlock()
+	return nil
+}
+
+// askFee holds what cashing in costs against what the payout address has.
+func (s *Settler) askFee(ctx context.Context) error {
 	fee, err := s.cfg.RedeemFee(ctx)
 	if err != nil {
 		return fmt.Errorf("settler: fee for cashing in: %w", err)

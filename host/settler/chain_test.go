@@ -222,6 +222,40 @@ func TestFeeComesFirst(t *testing.T) {
 	})
 }
 
+// A chain that is away stops no cheque that it would not have paid less for: the
+// fee was there a while ago, and sessions begin with the proof of an earlier run.
+func TestChainAwayWithFees(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		var away atomic.Bool
+		r.b.cfg.RedeemFee = func(context.Context) (big.Int, error) {
+			if away.Load() {
+				return big.Zero(), errors.New("the node is away")
+			}
+			return big.NewInt(1), nil
+		}
+		r.begin()
+		pay(t, r, r.a, r.b, 7)
+		away.Store(true)
+		r.chain.Down(errors.New("the node is away"))
+		r.pass(5 * time.Second) // a channel settles in 40
+		for range 10 {
+			if err := r.serve(r.a, r.b, 20, time.Minute); err != nil {
+				t.Fatal(err, r.a.row(r.b).SettlementBlockedBy)
+			}
+		}
+		r.pass(5 * time.Second)
+		r.agree()
+		r.a.wallet.Fail(errors.New("the wallet's node is away"))
+		r.hangUp()
+		r.dial()
+		r.mend()
+		if !r.b.row(r.a).Connected {
+			t.Error("no session")
+		}
+	})
+}
+
 // Play money: a voucher for a channel that another network has, under keys that are
 // used on both, is worth nothing here; and a cheque that is signed for another
 // realm is none.

@@ -26,6 +26,13 @@ const laneTab = 0
 // its peer a handshake, and comes again with the next.
 const maxUnlinked = 1 << 16
 
+// feeFresh is how long the fee is not asked for again, and feeStale how long the
+// last answer stands while the chain is away.
+const (
+	feeFresh = time.Minute
+	feeStale = time.Hour
+)
+
 // Config is what an operator decides. Amounts are units; a zero field takes its
 // default.
 type Config struct {
@@ -125,14 +132,16 @@ type Settler struct {
 	tasks  sync.WaitGroup
 	kick   chan struct{} // look at ending channels now
 
-	proofMu sync.Mutex
-	proof   map[string][]byte // our signature by text: there is one realm
+	// feeMu guards feeAt, when the payout address last held the fee.
+	feeMu sync.Mutex
+	feeAt time.Time
 
 	// mu guards the fields below and the links of relations, which change only in
 	// their turn.
 	mu        sync.Mutex
 	book      Book
 	closed    bool
+	proof     proof
 	relations map[peer.ID]*relation
 	channels  map[address.Address]way
 }
@@ -154,11 +163,14 @@ func Open(ctx context.Context, store *durable.Store, m *paych.Manager, wallet pa
 	}
 	s := &Settler{
 		store: store, paych: m, wallet: wallet, chain: chain, self: self, cfg: cfg, log: cfg.Logger,
-		kick: make(chan struct{}, 1), proof: make(map[string][]byte),
+		kick:      make(chan struct{}, 1),
 		relations: make(map[peer.ID]*relation), channels: make(map[address.Address]way),
 	}
 	all, err := load(ctx, store)
 	if err != nil {
+		return nil, err
+	}
+	if s.proof, err = loadProof(ctx, store); err != nil {
 		return nil, err
 	}
 	for _, r := range all {
@@ -282,21 +294,9 @@ func tagIn(p peer.ID, ch address.Address) string { return fmt.Sprintf("swap/in/%
 // Payout implements swap.PayoutSettler.
 func (s *Settler) Payout(ctx context.Context, p peer.ID, text func(address string) []byte) (swap.Payout, error) {
 	o := swap.Payout{Address: s.self.String()}
-	msg := text(o.Address)
-	s.proofMu.Lock()
-	o.Proof = s.proof[string(msg)]
-	s.proofMu.Unlock()
-	if o.Proof == nil {
-		sig, err := s.wallet.Sign(ctx, s.self, msg)
-		if err != nil {
-			return swap.Payout{}, fmt.Errorf("settler: sign payout address: %w", err)
-		}
-		if o.Proof, err = sig.MarshalBinary(); err != nil {
-			return swap.Payout{}, fmt.Errorf("settler: sign payout address: %w", err)
-		}
-		s.proofMu.Lock()
-		s.proof = map[string][]byte{string(msg): o.Proof}
-		s.proofMu.Unlock()
+	var err error
+	if o.Proof, err = s.prove(ctx, text(o.Address)); err != nil {
+		return swap.Payout{}, err
 	}
 	r := s.relation(p)
 	s.mu.Lock()
