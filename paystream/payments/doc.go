@@ -24,6 +24,10 @@
 //
 //	PartData  what the payer tells the payee, sealed (seal_pure.go)
 //	Invoice   what a payee hands out, as text (invoice_pure.go)
+//	Service   both cores, with disk, time and waiters around them (service.go)
+//	Pay       splits an amount and sends again what came back (pay.go)
+//	Carrier   what takes parts to other nodes (carrier.go)
+//	Router    what finds ways (carrier.go)
 //
 // What holds at every moment, and is in Check by name:
 //
@@ -34,5 +38,7 @@
 //	paid-whole         what is claimed is at least the total
 //	held-whole         so is what an operator decides about
 //
-// How a part travels, on credit or under a lock, is its carrier's business.
+// How a part travels, on credit or under a lock, is its carrier's business:
+// subpackage paymentstest carries parts in memory. What a node has to do to use this
+// package is in docs/protocol/payments.md under "Wiring".
 package payments

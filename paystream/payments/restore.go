@@ -1,6 +1,7 @@
 package payments
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/tallystick/tally"
@@ -38,4 +39,25 @@ func restoreRecord(payer *Payer, payee *Payee, prefix, key string, payload []byt
 	default:
 		return fmt.Errorf("%w: key %q", ErrRecord, key)
 	}
+}
+
+// load reads both tables of an earlier run.
+func load(ctx context.Context, s *durable.Store) (*Payer, *Payee, error) {
+	payer, payee := NewPayer(), NewPayee()
+	for _, prefix := range restoreOrder {
+		err := s.Scan(ctx, prefix, "", func(key string, rec []byte) error {
+			_, payload, err := durable.Unseal(key, recordVersion, rec)
+			if err != nil {
+				return err
+			}
+			return restoreRecord(payer, payee, prefix, key, payload)
+		})
+		if err != nil {
+			return nil, nil, fmt.Errorf("payments: read %s: %w", prefix, err)
+		}
+	}
+	if err := payer.Check(); err != nil {
+		return nil, nil, err
+	}
+	return payer, payee, payee.Check()
 }
