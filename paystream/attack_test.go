@@ -3,14 +3,20 @@ package paystream_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
+	"os"
 	"runtime"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/internal/durable"
 	"github.com/tallystick/tally/internal/durable/durabletest"
 	"github.com/tallystick/tally/paystream"
 	"github.com/tallystick/tally/paystream/paystreamtest"
@@ -92,89 +98,124 @@ func TestHopPlaysEverythingAgain(t *testing.T) {
 }
 
 // TestLostOpen is attack 4: the first packets die, and the peer still learns the
-// way back. The weakened variant sends Open once.
+// way back. The weakened variant sends Open once: here its repeats die as well.
 func TestLostOpen(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		net := paystreamtest.NewNet(1)
-		a, b := start(t, net, 1, nil, nil), start(t, net, 2, nil, nil)
-		defer a.Close()
-		defer b.Close()
-		dropped := 0
-		net.SetWay(a.id, b.id, paystreamtest.Way{Tamper: func(in *paystream.Incoming) *paystream.Answer {
-			if dropped < 3 {
-				dropped++
-				return &paystream.Answer{ID: in.ID}
-			}
-			return nil
-		}})
-		u, err := b.Issue(paystream.Grant{Use: paystream.UseGift, Min: at(-500), Max: at(-500)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		client, err := a.Dial(t.Context(), u, nil, paystream.Terms{Max: paystream.NoMax})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		if err := client.WaitBalance(ctx, 500); err != nil {
-			t.Fatal(err, client.Report())
-		}
-		if dropped != 3 {
-			t.Fatal("the weakened variant would have lived")
-		}
-	})
+	for name, dies := range map[string]func(n int) bool{
+		"ours":     func(n int) bool { return n <= 3 },
+		"weakened": func(int) bool { return true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				net := paystreamtest.NewNet(1)
+				a, b := start(t, net, 1, nil, nil), start(t, net, 2, nil, nil)
+				defer a.Close()
+				defer b.Close()
+				opens := 0
+				net.SetWay(a.id, b.id, paystreamtest.Way{Tamper: func(in *paystream.Incoming) *paystream.Answer {
+					if h, err := paystream.ParseHeader(in.Data); err == nil && h.Receiver == (paystream.SessionID{}) {
+						if opens++; dies(opens) {
+							return &paystream.Answer{ID: in.ID}
+						}
+					}
+					return nil
+				}})
+				u := issue(t, b, paystream.Grant{Use: paystream.UseGift, Min: at(-500), Max: at(-500)})
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				client, err := a.Dial(ctx, u, nil, paystream.Terms{Max: paystream.NoMax})
+				if name == "weakened" {
+					if err == nil {
+						t.Fatal("the weakened variant did not fall for it")
+					}
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := client.WaitBalance(ctx, 500); err != nil {
+					t.Fatal(err, client.Report())
+				}
+				if opens < 4 {
+					t.Fatalf("%d opens", opens)
+				}
+			})
+		})
+	}
 }
 
 // TestGiftOverRestart is attack 11 on live endpoints: two redeem one gift at once,
-// and a third after the giver was killed.
+// and a third after the giver was killed. The weakened variant keeps budgets in
+// memory: here the restart loses their records.
 func TestGiftOverRestart(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		net := paystreamtest.NewNet(1)
-		store := durabletest.NewMemCrash()
-		giver := start(t, net, 9, store.Store, nil)
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
-		defer cancel()
-		u, err := giver.Issue(paystream.Grant{Use: paystream.UseGift, Min: at(-10_000), Max: at(-10_000)})
+	for _, weakened := range []bool{false, true} {
+		t.Run(fmt.Sprintf("weakened=%v", weakened), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				total := redeemGift(t, weakened)
+				if weakened && total <= 10_000 {
+					t.Fatal("the weakened variant did not fall for it")
+				}
+				if !weakened && total != 10_000 {
+					t.Fatalf("a gift of 10000 paid %d", total)
+				}
+			})
+		})
+	}
+}
+
+func redeemGift(t *testing.T, forget bool) (total tally.Balance) {
+	net := paystreamtest.NewNet(1)
+	store := durabletest.NewMemCrash()
+	giver := start(t, net, 9, store.Store, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	u := issue(t, giver, paystream.Grant{Use: paystream.UseGift, Min: at(-10_000), Max: at(-10_000)})
+	redeem := func(seeds ...byte) {
+		var conns []*paystream.Conn
+		for _, seed := range seeds {
+			p := start(t, net, seed, nil, nil)
+			defer p.Close()
+			for _, w := range [][2]*party{{p, giver}, {giver, p}} {
+				net.SetWay(w[0].id, w[1].id, paystreamtest.Way{Delay: 3 * time.Millisecond, Most: 300})
+			}
+			c, err := p.Dial(ctx, u, nil, paystream.Terms{Max: paystream.NoMax})
+			if err != nil {
+				if !errors.Is(err, paystream.ErrSpent) {
+					t.Fatal(err)
+				}
+				continue
+			}
+			conns = append(conns, c)
+		}
+		time.Sleep(15 * time.Second) // bubble: all has moved that will
+		for _, c := range conns {
+			total += c.Report().Balance
+		}
+	}
+	redeem(1, 2)
+	giver.node.Stop()
+	giver.Close()
+	clone := store.Clone()
+	store.Close()
+	if forget {
+		all, err := durabletest.Records(t.Context(), clone.Store)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var total tally.Balance
-		redeem := func(seeds ...byte) {
-			var conns []*paystream.Conn
-			for _, seed := range seeds {
-				p := start(t, net, seed, nil, nil)
-				defer p.Close()
-				for _, w := range [][2]*party{{p, giver}, {giver, p}} {
-					net.SetWay(w[0].id, w[1].id, paystreamtest.Way{Delay: 3 * time.Millisecond, Most: 300})
-				}
-				c, err := p.Dial(ctx, u, nil, paystream.Terms{Max: paystream.NoMax})
-				if err != nil {
-					if !errors.Is(err, paystream.ErrSpent) {
-						t.Fatal(err)
-					}
-					continue
-				}
-				conns = append(conns, c)
-			}
-			time.Sleep(15 * time.Second) // bubble: all has moved that will
-			for _, c := range conns {
-				total += c.Report().Balance
+		var b durable.Batch
+		for key := range all {
+			if strings.HasPrefix(key, "/paystream/budget/") || strings.HasPrefix(key, "/paystream/socket/") {
+				b.Delete(key)
 			}
 		}
-		redeem(1, 2)
-		giver.node.Stop()
-		giver.Close()
-		clone := store.Clone()
-		store.Close()
-		giver = start(t, net, 9, clone.Store, nil)
-		redeem(3)
-		giver.Close()
-		clone.Close()
-		if total != 10_000 {
-			t.Fatalf("a gift of 10000 paid %d", total)
+		if err := clone.Commit(t.Context(), &b); err != nil {
+			t.Fatal(err)
 		}
-	})
+	}
+	giver = start(t, net, 9, clone.Store, nil)
+	redeem(3)
+	giver.Close()
+	clone.Close()
+	return total
 }
 
 // TestSingleUseToken: a second live socket is refused.
@@ -246,15 +287,32 @@ func TestDrainByRefund(t *testing.T) {
 	}
 }
 
-// TestHalfOpenSockets is attack 9: packets that do not authenticate leave nothing.
+// floodEnv sets how many opens TestHalfOpenSockets makes: 1000000 takes a minute.
+const floodEnv = "TALLY_FLOOD"
+
+// TestHalfOpenSockets is attack 9: opens that do not authenticate leave nothing.
+// Memory grows by 64 MiB at most, and an honest payer beside them succeeds. The
+// weakened variant keeps a socket for each of them until it authenticates.
 func TestHalfOpenSockets(t *testing.T) {
+	floods := 30_000
+	if s := os.Getenv(floodEnv); s != "" {
+		var err error
+		if floods, err = strconv.Atoi(s); err != nil {
+			t.Fatal(err)
+		}
+	}
 	net := paystreamtest.NewNet(1)
-	b := start(t, net, 2, nil, nil)
+	a, b := start(t, net, 1, nil, nil), start(t, net, 2, nil, nil)
+	defer a.Close()
 	defer b.Close()
-	u, err := b.Issue(paystream.Grant{Use: paystream.UsePush, Max: paystream.NoMax})
+	net.SetWay(a.id, b.id, paystreamtest.Way{Most: 100})
+	u, foreign := issue(t, b, pushGrant), issue(t, a, pushGrant)
+	client, err := a.Dial(t.Context(), u, nil, paystream.Terms{})
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Opens under a secret that the token has not, and under a token that the
+	// server has not made.
 	s, err := paystream.NewSession(paystream.Secret{1}, paystream.KDFShared, paystream.SocketID{1}, paystream.RoleClient, paystream.SessionID{1})
 	if err != nil {
 		t.Fatal(err)
@@ -263,23 +321,62 @@ func TestHalfOpenSockets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	heap := func() uint64 {
+	heap := func() int64 {
 		runtime.GC()
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
+		return int64(m.HeapAlloc)
 	}
 	before := heap()
-	const floods = 20_000
+	if err := client.Pay(50_000); err != nil {
+		t.Fatal(err)
+	}
+	var grown int64
 	for i := range floods {
-		env[4], env[5], env[6] = byte(i), byte(i>>8), byte(i>>16)
-		if d := b.Packet(&paystream.Incoming{From: u.Peer, Token: u.Token[:], Amount: 1, Data: env, Expires: time.Now().Add(time.Minute)}); d.Fulfil || d.Data != nil {
+		binary.BigEndian.PutUint32(env[4:], uint32(i))  // socket
+		binary.BigEndian.PutUint32(env[20:], uint32(i)) // session
+		token := u.Token[:]
+		if i%2 == 1 {
+			token = foreign.Token[:]
+		}
+		if d := b.Packet(&paystream.Incoming{From: a.id, Token: token, Amount: 1, Data: env, Expires: time.Now().Add(time.Minute)}); d.Fulfil || d.Data != nil {
 			t.Fatal("a stranger was answered")
 		}
+		if i%(floods/10) == 0 {
+			grown = max(grown, heap()-before)
+		}
 	}
-	if grown := int64(heap()) - int64(before); grown > floods*16 || len(b.Sockets()) != 0 {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := client.WaitBalance(ctx, -50_000); err != nil {
+		t.Fatalf("the honest payer: %v; %+v", err, client.Report())
+	}
+	grown = max(grown, heap()-before)
+	if t.Logf("%d opens, at most %d KiB more in use", floods, grown>>10); grown > 64<<20 || len(b.Sockets()) != 1 {
 		t.Fatalf("%d bytes and %d sockets are kept", grown, len(b.Sockets()))
 	}
+	const some = 2000
+	type half struct {
+		*paystream.Session
+		*paystream.Socket
+		*paystream.Control
+	}
+	kept := make([]half, some)
+	before = heap()
+	for i := range kept {
+		h := &kept[i]
+		if h.Session, err = paystream.NewSession(paystream.Secret{1}, paystream.KDFShared, paystream.SocketID{byte(i)}, paystream.RoleServer, paystream.SessionID{1}); err != nil {
+			t.Fatal(err)
+		}
+		if h.Socket, err = paystream.NewSocket(paystream.Terms{}); err != nil {
+			t.Fatal(err)
+		}
+		h.Control = paystream.NewControl(0)
+	}
+	if each := (heap() - before) / some; each*1_000_000 <= 64<<20 {
+		t.Fatalf("the weakened variant keeps only %d bytes for each", each)
+	}
+	runtime.KeepAlive(kept)
 }
 
 func TestProposalsAndReceipts(t *testing.T) {

@@ -17,7 +17,10 @@ import (
 // made. In the end both sides have to agree to the unit, and no packet may have
 // left that takes the payer below its minimum (R4), or have been taken that lifts
 // the payee above its maximum (R5).
-func crashRun(t *testing.T, server bool, arm func(*durabletest.Crash)) (commits int) {
+//
+// weakened lets the payee's fulfils leave before they are saved, and reports
+// whether the sides disagree.
+func crashRun(t *testing.T, server, weakened bool, arm func(*durabletest.Crash)) (commits int, differ bool) {
 	const sum = 50_000
 	synctest.Test(t, func(t *testing.T) {
 		net := paystreamtest.NewNet(3)
@@ -36,10 +39,10 @@ func crashRun(t *testing.T, server bool, arm func(*durabletest.Crash)) (commits 
 		way := paystreamtest.Way{Delay: 5 * time.Millisecond, Jitter: 3 * time.Millisecond, Most: 4000}
 		net.SetWay(a.id, b.id, way)
 		net.SetWay(b.id, a.id, way)
-		u, err := b.Issue(paystream.Grant{Use: paystream.UseInvoice, Min: at(sum), Max: at(sum)})
-		if err != nil {
-			t.Fatal(err)
+		if weakened {
+			net.FulfilFirst(b.id)
 		}
+		u := issue(t, b, paystream.Grant{Use: paystream.UseInvoice, Min: at(sum), Max: at(sum)})
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 		defer cancel()
 		client, err := a.Dial(ctx, u, nil, paystream.Terms{Min: at(-sum), Max: at(0)})
@@ -77,7 +80,14 @@ func crashRun(t *testing.T, server bool, arm func(*durabletest.Crash)) (commits 
 				b = again
 			}
 		}
-		if err := client.WaitBalance(ctx, -sum); err != nil {
+		err = client.WaitBalance(ctx, -sum)
+		if weakened {
+			time.Sleep(5 * time.Second) // bubble: what is in flight lands
+			end, err := b.Conn(id)
+			differ = err != nil || end.Report().Received != client.Report().Sent
+			return
+		}
+		if err != nil {
 			t.Fatalf("%v: %+v", err, client.Report())
 		}
 		time.Sleep(5 * time.Second) // bubble: what is in flight lands
@@ -97,21 +107,32 @@ func crashRun(t *testing.T, server bool, arm func(*durabletest.Crash)) (commits 
 		stores[0].Close()
 		stores[1].Close()
 	})
-	return commits
+	return commits, differ
 }
 
-// TestCrashAtEveryCommit stops the payer, and then the payee, before and after
-// each commit.
+// TestFulfilBeforeSaveLoses is attack 6 on the weakened variant: a payee whose
+// fulfils leave before they are saved has received less than it was paid.
+func TestFulfilBeforeSaveLoses(t *testing.T) {
+	for k := 1; k <= 20; k++ {
+		if _, differ := crashRun(t, true, true, func(c *durabletest.Crash) { c.CrashBefore(c.Commits() + k) }); differ {
+			return
+		}
+	}
+	t.Fatal("the weakened variant did not fall for it")
+}
+
+// TestCrashAtEveryCommit is attack 6 on ours: it stops the payer, and then the
+// payee, before and after each commit.
 func TestCrashAtEveryCommit(t *testing.T) {
 	for _, server := range []bool{false, true} {
-		n := crashRun(t, server, nil)
+		n, _ := crashRun(t, server, false, nil)
 		if n < 10 {
 			t.Fatalf("only %d commits", n)
 		}
 		for k := 1; k <= n; k++ {
 			for _, after := range []bool{false, true} {
 				t.Run(fmt.Sprintf("server=%v/commit=%d/after=%v", server, k, after), func(t *testing.T) {
-					crashRun(t, server, func(c *durabletest.Crash) {
+					crashRun(t, server, false, func(c *durabletest.Crash) {
 						// Some were made while the socket was opened.
 						at := c.Commits() + k
 						if after {

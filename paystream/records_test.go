@@ -53,7 +53,7 @@ func pushed(t *testing.T, a *party, u paystream.URI, n int64) *paystream.Conn {
 
 var pushGrant = paystream.Grant{Use: paystream.UsePush, Min: at(0), Max: paystream.NoMax}
 
-func issue(t *testing.T, p *party, g paystream.Grant) paystream.URI {
+func issue(t testing.TB, p *party, g paystream.Grant) paystream.URI {
 	t.Helper()
 	u, err := p.Issue(g)
 	if err != nil {

@@ -188,6 +188,108 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+// TestReplayedPrepare is attack 2 on the money: a hop delivers one packet of 100
+// twice, under two packet ids.
+func TestReplayedPrepare(t *testing.T) {
+	attack := func(seen func(o Opened) bool) tally.Amount {
+		d := newDuo(t)
+		for _, s := range []string{"open", "on"} {
+			if _, err := d.send(d.client, d.server, s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		env := d.seal(d.client, "money")
+		sock, err := NewSocket(Terms{Max: NoMax})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range byte(2) {
+			o, err := d.deliver(nil, d.server, env)
+			if err != nil {
+				t.Fatal(err)
+			}
+			id := PacketID{i}
+			if _, err := sock.Step(&Event{Kind: EvArrive, ID: id, Amount: 100, Least: 99, Sent: 100, Opens: true, Seen: seen(o)}); err != nil {
+				continue
+			}
+			if _, err := sock.Step(&Event{Kind: EvTake, ID: id}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return sock.Report().Received
+	}
+	if got := attack(func(o Opened) bool { return o.Seen }); got != 100 {
+		t.Fatalf("a packet of 100 counts %d", got)
+	}
+	// The weakened variant knows packets by their id on the hop alone.
+	if got := attack(func(Opened) bool { return false }); got != 200 {
+		t.Fatal("the weakened variant did not fall for it")
+	}
+}
+
+// TestReplayedRefundRequest is attack 3: a payee that was asked for a refund once
+// is played the request again, after the payer has paid anew.
+func TestReplayedRefundRequest(t *testing.T) {
+	attack := func(request func(s *Socket, seq uint64) Event) (back tally.Amount) {
+		s, err := NewSocket(Terms{Min: At(0), Max: At(2000), Refunds: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		step := func(ev Event) {
+			t.Helper()
+			if _, err := s.Step(&ev); err != nil && !errors.Is(err, ErrStale) {
+				t.Fatal(err)
+			}
+		}
+		even := Ratio{Num: 1, Den: 1}
+		step(Event{Kind: EvRate, Rate: Rate{Low: even, High: even}})
+		var n byte
+		pay := func() {
+			n++
+			step(Event{Kind: EvArrive, ID: PacketID{n}, Amount: 1000, Least: 990, Sent: 1000, Opens: true})
+			step(Event{Kind: EvTake, ID: PacketID{n}})
+		}
+		give := func() {
+			for s.Due() > 0 {
+				n++
+				due := s.Due()
+				step(Event{Kind: EvPump, ID: PacketID{n}, Amount: due})
+				step(Event{Kind: EvFulfilled, ID: PacketID{n}, Arrived: due, Known: true})
+				back += due
+			}
+		}
+		pay()
+		step(request(s, 1))
+		give()
+		pay()
+		for seq := range uint64(3) {
+			step(request(s, 2+seq))
+			give()
+		}
+		return back
+	}
+	// The recorded request says that 1000 will have been received in the end, and
+	// has number 1 whenever it comes.
+	if back := attack(func(*Socket, uint64) Event {
+		return Event{Kind: EvState, Seq: 1, Totals: Totals{Expected: 1000, Wanted: Total{N: 1000}}}
+	}); back != 1000 {
+		t.Fatalf("a request for 1000 brought %d", back)
+	}
+	// A variant that does not look at the number is still held by the total.
+	if back := attack(func(_ *Socket, seq uint64) Event {
+		return Event{Kind: EvState, Seq: seq, Totals: Totals{Expected: 1000, Wanted: Total{N: 1000}}}
+	}); back != 1000 {
+		t.Fatalf("without numbers a request for 1000 brought %d", back)
+	}
+	// The weakened variant asks by differences, as the reference code does.
+	if back := attack(func(s *Socket, seq uint64) Event {
+		more := s.arrived + 1000
+		return Event{Kind: EvState, Seq: seq, Totals: Totals{Expected: more, Wanted: Total{N: more}}}
+	}); back <= 1000 {
+		t.Fatal("the weakened variant did not fall for it")
+	}
+}
+
 // TestReplayedOpenForcesNoNonce is attack 10: after each idle eviction an old Open
 // is played again. The server answers with a session id of its own that is new
 // each time, so no key ever encrypts twice under one nonce.
