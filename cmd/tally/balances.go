@@ -62,7 +62,22 @@ func balanceCard(b rpc.BalanceRow) *table {
 	for _, s := range b.Services {
 		t.add("  "+s.Service, "served "+cell(s.Served)+", consumed "+cell(s.Consumed))
 	}
+	for _, l := range b.Links {
+		t.add("channel for cheques "+l.Direction, linkText(l))
+	}
 	return t.add("last cheque sent", b.LastChequeSent).add("last cheque received", b.LastChequeReceived).
 		add("next settlement", b.NextSettlement).add("settlement blocked by", b.SettlementBlockedBy).
 		add("stranger", b.Stranger).add("blocked until", b.BlockedUntil)
+}
+
+// linkText is the channel behind cheques in one line.
+func linkText(l rpc.LinkRow) string {
+	text := l.State
+	if l.Channel != "" {
+		text += " " + l.Channel
+	}
+	if l.Covered != nil {
+		text += ", covers " + cell(*l.Covered) + ", redeemed " + cell(*l.Redeemed) + ", uncashed " + cell(*l.Uncashed)
+	}
+	return text
 }

@@ -139,7 +139,9 @@ func (f *fakePeer) balance() rpc.BalanceRow {
 		PaymentThreshold: 100, PeerPaymentThreshold: 2000, DisconnectThreshold: 125, HeadroomServe: 125, HeadroomConsume: 765,
 		Exposure: 3, LastChequeSent: &rpc.LastCheque{Serial: 7, Cumulative: 5000, State: rpc.ChequeAcked}, Uncashed: 4,
 		SettlementBlockedBy: "", Connected: true, Mode: "mock", PeerMode: "mock", Owed: -1234, Served: 10, Consumed: 6244,
-		NextSettlement: 2000, Services: []rpc.ServiceCount{{Service: "store", Served: 10, Consumed: 6244}}, Links: []rpc.LinkRow{},
+		NextSettlement: 2000, Services: []rpc.ServiceCount{{Service: "store", Served: 10, Consumed: 6244}}, Links: []rpc.LinkRow{
+			{Direction: rpc.ChequeReceived, State: "bound", Channel: "f2abc", Payout: "f1abc", Origin: 3, Covered: new(uint64(40)), Redeemed: new(uint64(36)), Uncashed: new(uint64(4))},
+		},
 	}
 }
 
