@@ -51,7 +51,7 @@ var shapes = map[string][]struct{ name, unit string }{
 	"node": {
 		{"node/tcp/2", "requests/s"}, {"node/tcp/5", "requests/s"}, {"node/quic/2", "requests/s"}, {"node/quic/5", "requests/s"},
 	},
-	"cheque": {{"cheque/serial", "cheques/s"}, {"cheque/in-flight", "cheques/s"}},
+	"cheque": {{"cheque/serial", "cheques/s"}, {"cheque/in-flight", "cheques/s"}, {"cheque/hard/serial", "cheques/s"}, {"cheque/hard/in-flight", "cheques/s"}},
 	"voucher": {
 		{"voucher/create/serial", "vouchers/s"},
 		{"voucher/add/serial", "vouchers/s"},
