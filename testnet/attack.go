@@ -19,6 +19,7 @@ import (
 
 	"github.com/tallystick/tally/protocols/storenet"
 	"github.com/tallystick/tally/protocols/swapnet"
+	"github.com/tallystick/tally/swap"
 )
 
 // attackWithin bounds one move of an attacker: what hangs is cut off.
@@ -26,8 +27,10 @@ const attackWithin = 5 * time.Second
 
 // attackers are hosts that do not run our code: they speak bytes.
 type attackers struct {
-	net    *Network
-	gentle int // divides the counts of floods
+	find    func(name string) (peer.AddrInfo, error) // a target
+	makeOne func(crypto.PrivKey) (libp2phost.Host, error)
+	realm   swap.Realm
+	gentle  int // divides the counts of floods
 
 	// mu guards the fields below.
 	mu    sync.Mutex
@@ -35,8 +38,8 @@ type attackers struct {
 	hosts []libp2phost.Host
 }
 
-func newAttackers(n *Network) *attackers {
-	return &attackers{net: n, gentle: 1, named: make(map[string]libp2phost.Host)}
+func newAttackers(find func(string) (peer.AddrInfo, error), makeOne func(crypto.PrivKey) (libp2phost.Host, error), realm swap.Realm) *attackers {
+	return &attackers{find: find, makeOne: makeOne, realm: realm, gentle: 1, named: make(map[string]libp2phost.Host)}
 }
 
 func (a *attackers) close() error {
@@ -70,7 +73,7 @@ func (a *attackers) newHost() (libp2phost.Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := a.net.cfg.Host(key)
+	h, err := a.makeOne(key)
 	if err != nil {
 		return nil, err
 	}
@@ -82,17 +85,13 @@ func (a *attackers) newHost() (libp2phost.Host, error) {
 
 // reach connects h to a peer of the network.
 func (a *attackers) reach(ctx context.Context, h libp2phost.Host, target string) (peer.ID, error) {
-	p, err := a.net.Peer(target)
-	if err != nil {
-		return "", err
-	}
-	node, err := p.Node()
+	info, err := a.find(target)
 	if err != nil {
 		return "", err
 	}
 	ctx, cancel := context.WithTimeout(ctx, attackWithin)
 	defer cancel()
-	return p.ID, h.Connect(ctx, peer.AddrInfo{ID: p.ID, Addrs: node.Host().Addrs()})
+	return info.ID, h.Connect(ctx, info)
 }
 
 // connect lets a named attacker connect again.
@@ -124,7 +123,7 @@ func (a *attackers) hostile(ctx context.Context, name, target, proto, threshold 
 	}
 	first, via := alpha1Handshake(announced), swapnet.ProtocolAlpha1
 	if proto == "native" {
-		first, via = nativeHandshake(announced, a.net.cfg.Realm.Network), swapnet.ProtocolNative
+		first, via = nativeHandshake(announced, a.realm), swapnet.ProtocolNative
 	}
 	// The stream stays open: the session lasts as long as the scenario.
 	_, err = say(ctx, h, id, via, first, true)
@@ -196,13 +195,19 @@ func alpha1Handshake(threshold []byte) []byte {
 
 // nativeHandshake announces the last eight bytes of threshold; any more are put
 // in as they are, in a field of the wrong kind.
-func nativeHandshake(threshold []byte, networkName string) []byte {
-	if networkName == "" {
-		networkName = "tally"
+func nativeHandshake(threshold []byte, in swap.Realm) []byte {
+	if in.Network == "" {
+		in.Network = "tally"
+	}
+	if in.Asset == "" {
+		in.Asset = "karma"
 	}
 	var realm []byte
-	realm = protowire.AppendString(protowire.AppendTag(realm, 1, protowire.BytesType), networkName)
-	realm = protowire.AppendString(protowire.AppendTag(realm, 3, protowire.BytesType), "karma")
+	realm = protowire.AppendString(protowire.AppendTag(realm, 1, protowire.BytesType), in.Network)
+	if in.Genesis != "" {
+		realm = protowire.AppendString(protowire.AppendTag(realm, 2, protowire.BytesType), in.Genesis)
+	}
+	realm = protowire.AppendString(protowire.AppendTag(realm, 3, protowire.BytesType), in.Asset)
 	var b []byte
 	b = protowire.AppendBytes(protowire.AppendTag(b, 1, protowire.BytesType), realm)
 	if len(threshold) <= 8 {
@@ -251,7 +256,7 @@ func (a *attackers) flood(ctx context.Context, target, kind string, count int) e
 		case "handshakes": // a session, and another, and another
 			first := alpha1Handshake([]byte{100})
 			if via == swapnet.ProtocolNative {
-				first = nativeHandshake([]byte{100}, a.net.cfg.Realm.Network)
+				first = nativeHandshake([]byte{100}, a.realm)
 			}
 			if st, err := say(ctx, h, id, via, first, false); err == nil {
 				_ = st.Close()
@@ -276,32 +281,27 @@ func (a *attackers) flood(ctx context.Context, target, kind string, count int) e
 // floodIdentities takes service under one new identity after another, and pays
 // for none.
 func (a *attackers) floodIdentities(ctx context.Context, target string, count int) error {
-	p, err := a.net.Peer(target)
+	info, err := a.find(target)
 	if err != nil {
 		return err
 	}
-	node, err := p.Node()
-	if err != nil {
-		return err
-	}
-	addrs := node.Host().Addrs()
 	one := func() error {
 		key, _, err := crypto.GenerateEd25519Key(rand.Reader)
 		if err != nil {
 			return err
 		}
-		h, err := a.net.cfg.Host(key)
+		h, err := a.makeOne(key)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = h.Close() }()
 		ctx, cancel := context.WithTimeout(ctx, attackWithin)
 		defer cancel()
-		if err := h.Connect(ctx, peer.AddrInfo{ID: p.ID, Addrs: addrs}); err != nil {
+		if err := h.Connect(ctx, info); err != nil {
 			return err
 		}
 		client := storenet.NewClient(h, storenet.ClientConfig{})
-		_, err = client.Query(ctx, p.ID, storenet.Query{PageSize: 100, Limit: 200}, func(storenet.Hash, *storenet.Message) error { return nil })
+		_, err = client.Query(ctx, info.ID, storenet.Query{PageSize: 100, Limit: 200}, func(storenet.Hash, *storenet.Message) error { return nil })
 		return err
 	}
 	const atOnce = 8

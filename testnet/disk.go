@@ -295,6 +295,15 @@ func (d *disk) shiftClock(by time.Duration) error {
 	return errors.Join(err, d.close(0))
 }
 
+// shiftStore is shiftClock for the books in a folder.
+func shiftStore(dir string, by time.Duration) error {
+	s, err := durable.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(shiftRecords(s, -by), s.Close())
+}
+
 func shiftRecords(s *durable.Store, by time.Duration) error {
 	ctx := context.Background()
 	var b durable.Batch

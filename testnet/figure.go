@@ -23,6 +23,10 @@ type Tab struct {
 	SentSerial, ReceivedSerial uint64
 	Pending                    bool // a cheque of ours is not acked
 	Forgiven, Unanswered       tally.Amount
+	// What the chain says of the cheques of the other side, in mode hard.
+	Covered, Redeemed, Uncashed int64
+	// Why is what keeps a due settlement from being made.
+	Why string
 }
 
 // mirrors reports whether two sides are one tab.
@@ -38,6 +42,12 @@ type Stats struct {
 	Strangers, Exposure                                                       tally.Amount
 	SwapStreams                                                               int
 	Got                                                                       int // messages of the last query
+	// In mode hard: what is wrong with the peer, its channels by state, and what
+	// its wallet gained, in units.
+	Unhealthy                 bool
+	Why                       string
+	Open, Settling, Collected int
+	Earned                    int64
 }
 
 // figure is a number that a check can compare: of a tab, or of a peer.
@@ -45,6 +55,7 @@ type figure struct {
 	tab   func(*Tab) int64
 	peer  func(*Stats) int64
 	local bool // cannot be read over RPC
+	chain bool // there is none without a chain
 }
 
 var figures = map[string]figure{
@@ -67,6 +78,16 @@ var figures = map[string]figure{
 	"cheque-pending":   {tab: func(t *Tab) int64 { return bit(t.Pending) }},
 	"forgiven":         {tab: func(t *Tab) int64 { return int64(t.Forgiven) }},
 	"unanswered":       {tab: func(t *Tab) int64 { return int64(t.Unanswered) }},
+
+	"covered":          {tab: func(t *Tab) int64 { return t.Covered }, chain: true},
+	"redeemed":         {tab: func(t *Tab) int64 { return t.Redeemed }, chain: true},
+	"uncashed":         {tab: func(t *Tab) int64 { return t.Uncashed }, chain: true},
+	"settlement-waits": {tab: func(t *Tab) int64 { return bit(t.Why != "") }, chain: true},
+	"unhealthy":        {peer: func(s *Stats) int64 { return bit(s.Unhealthy) }, chain: true},
+	"open":             {peer: func(s *Stats) int64 { return int64(s.Open) }, chain: true},
+	"settling":         {peer: func(s *Stats) int64 { return int64(s.Settling) }, chain: true},
+	"collected":        {peer: func(s *Stats) int64 { return int64(s.Collected) }, chain: true},
+	"earned":           {peer: func(s *Stats) int64 { return s.Earned }, chain: true},
 
 	"got":              {peer: func(s *Stats) int64 { return int64(s.Got) }},
 	"accounts":         {peer: func(s *Stats) int64 { return int64(s.Accounts) }},

@@ -207,6 +207,12 @@ func tabOf(r *rpc.BalanceRow) Tab {
 	if c := r.LastChequeReceived; c != nil {
 		t.ReceivedSerial = c.Serial
 	}
+	t.Why = r.SettlementBlockedBy
+	for _, l := range r.Links {
+		if l.Direction == rpc.ChequeReceived && l.Covered != nil && l.Redeemed != nil && l.Uncashed != nil {
+			t.Covered, t.Redeemed, t.Uncashed = int64(*l.Covered), int64(*l.Redeemed), int64(*l.Uncashed)
+		}
+	}
 	return t
 }
 

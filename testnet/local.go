@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/tallystick/tally/host/rpc"
 	"github.com/tallystick/tally/protocols/storenet"
 	"github.com/tallystick/tally/protocols/swapnet"
@@ -38,8 +40,19 @@ func newLocal(cfg NetworkConfig) (*local, error) {
 	if err != nil {
 		return nil, err
 	}
+	find := func(name string) (peer.AddrInfo, error) {
+		p, err := n.Peer(name)
+		if err != nil {
+			return peer.AddrInfo{}, err
+		}
+		node, err := p.Node()
+		if err != nil {
+			return peer.AddrInfo{}, err
+		}
+		return peer.AddrInfo{ID: p.ID, Addrs: node.Host().Addrs()}, nil
+	}
 	return &local{
-		net: n, attacker: newAttackers(n), got: make(map[string]int), taps: make(map[string]map[FrameKind]*plan),
+		net: n, attacker: newAttackers(find, n.cfg.Host, n.cfg.Realm), got: make(map[string]int), taps: make(map[string]map[FrameKind]*plan),
 	}, nil
 }
 

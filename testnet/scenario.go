@@ -29,6 +29,10 @@ type Options struct {
 	// Peers are live peers, by the name that the scenario gives them: the folder
 	// of each one's repo. Empty: peers in this process.
 	Peers map[string]string
+	// Hard runs the peers as processes of their own in mode hard, on a devnet, as a
+	// scenario with the line `mode hard` always does. Cluster is how.
+	Hard    bool
+	Cluster ClusterConfig
 	// Network is the network of a run in this process.
 	Network NetworkConfig
 	// Progress is called as statements begin. Nil is allowed.
@@ -145,9 +149,11 @@ func RunScenario(ctx context.Context, nameOrPath string, opt Options) (report Re
 		if err := s.fitsLive(opt.Peers); err != nil {
 			return Report{}, err
 		}
+	} else if err := s.fits(opt.Hard || s.hard); err != nil {
+		return Report{}, err
 	}
 	begin := time.Now()
-	r := &runner{opt: opt, script: s, results: make(map[string]*CheckResult), total: count(s.body)}
+	r := &runner{opt: opt, script: s, ctx: ctx, results: make(map[string]*CheckResult), total: count(s.body)}
 	defer func() { err = errors.Join(err, r.close()) }()
 	if r.driver, err = r.newDriver(); err != nil {
 		return Report{}, err
@@ -209,6 +215,57 @@ func (s *script) fitsLive(peers map[string]string) error {
 	return look(s.body)
 }
 
+// fits refuses a scenario that processes, or peers in this process, cannot run.
+func (s *script) fits(hard bool) error {
+	var look func(body []statement) error
+	look = func(body []statement) error {
+		for i := range body {
+			st := &body[i]
+			fail := func(cause, remedy string) error {
+				return &ScriptError{File: s.file, Line: st.line, Cause: cause, Remedy: remedy}
+			}
+			if st.inner != nil {
+				if err := look([]statement{*st.inner}); err != nil {
+					return err
+				}
+				continue
+			}
+			if st.verb == "check" {
+				switch f := figures[st.args[0]]; {
+				case hard && f.local:
+					return fail("the figure "+st.args[0]+" cannot be read of processes", "run it without --hard")
+				case !hard && f.chain:
+					return fail("the figure "+st.args[0]+" needs a chain", "add the line: mode hard")
+				}
+				continue
+			}
+			if hard && st.keys["mode"] == "soft" {
+				return fail("a peer in mode soft counts another asset than those in mode hard, and they do not meet", "run it without --hard")
+			}
+			if hard && !processVerbs[st.verb] {
+				return fail(st.verb+" cannot be done to processes", "run it without --hard; `tally testnet chaos` kills processes anywhere")
+			}
+			if !hard && processVerbs[st.verb] && !localVerbs(st.verb) {
+				return fail(st.verb+" needs processes and a chain", "add the line: mode hard")
+			}
+			if err := look(st.body); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return look(s.body)
+}
+
+// localVerbs reports whether a statement can be done to peers in this process.
+func localVerbs(verb string) bool {
+	switch verb {
+	case "partition", "heal", "cashout", "close", "chain", "mine", "reorg":
+		return false
+	}
+	return true
+}
+
 // liveVerbs make sense over RPC.
 var liveVerbs = map[string]bool{
 	"peers": true, "import": true, "connect": true, "query": true, "settle": true, "wait": true, "repeat": true,
@@ -216,6 +273,7 @@ var liveVerbs = map[string]bool{
 
 // runner is a scenario under way.
 type runner struct {
+	ctx     context.Context // of the whole run: a driver may take a while to start
 	opt     Options
 	script  *script
 	driver  driver
@@ -248,6 +306,14 @@ func (r *runner) newDriver() (driver, error) {
 		if err != nil {
 			return nil, err
 		}
+		return d, nil
+	}
+	if r.opt.Hard || r.script.hard {
+		d, err := newProcs(r.ctx, r.opt.Cluster)
+		if err != nil {
+			return nil, err
+		}
+		d.attacker.gentle = max(1, r.opt.gentle)
 		return d, nil
 	}
 	d, err := newLocal(r.opt.Network)
@@ -439,22 +505,26 @@ func (r *runner) claim(ctx context.Context, st *statement) (ok bool, detail stri
 	}
 	f := figures[st.args[0]]
 	var got int64
+	var why string
 	rest := st.args[2:]
 	if f.tab != nil {
 		tab, err := r.driver.tab(ctx, st.args[1], st.args[2])
 		if err != nil {
 			return false, firstLine(err.Error())
 		}
-		got, rest = f.tab(&tab), st.args[3:]
+		got, rest, why = f.tab(&tab), st.args[3:], tab.Why
 	} else {
 		stats, err := r.driver.stats(ctx, st.args[1])
 		if err != nil {
 			return false, firstLine(err.Error())
 		}
-		got = f.peer(&stats)
+		got, why = f.peer(&stats), stats.Why
+	}
+	if why != "" {
+		why = " (" + firstLine(why) + ")"
 	}
 	want, _ := strconv.ParseInt(rest[1], 10, 64) // checked by the parser
-	return compare(got, rest[0], want), fmt.Sprintf("%s is %d, want %s %d", st.args[0], got, rest[0], want)
+	return compare(got, rest[0], want), fmt.Sprintf("%s is %d, want %s %d%s", st.args[0], got, rest[0], want, why)
 }
 
 func (r *runner) tabs(ctx context.Context, a, b string) (tabA, tabB Tab, err error) {

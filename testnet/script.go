@@ -41,6 +41,13 @@ import (
 //	                                 network, with a crash of P at every write
 //	                                 or frame after `arm P`, before and after
 //	                                 it, until none strikes
+//	partition A B, heal A B          the wire between them delivers nothing, or again
+//	cashout A B                      A puts B's voucher on the chain
+//	close A B                        A settles its channel to B
+//	chain kill|stop|start            the node of the chain
+//	mine N                           N blocks at once
+//	reorg N kept|lost                the chain takes N blocks back, and their messages
+//	                                 wait again, or are lost
 //	arm P                            in crash: count from here
 //	recover P                        in crash: kill and start P where it struck
 //
@@ -51,6 +58,7 @@ import (
 //	FIGURE A [B] ==|!=|<=|>=|<|> N   see Figures
 type script struct {
 	file  string
+	hard  bool // mode hard: on processes and a chain
 	title string
 	body  []statement
 	peers []string
@@ -93,6 +101,7 @@ type verb struct {
 
 var policyKeys = []string{
 	"mode", "payment", "disconnect", "early", "min-peer", "max-peer", "max-debt", "max-exposure", "max-exposure-total", "strangers",
+	"deposit", "top-up", "cashout",
 }
 
 var verbs = map[string]verb{
@@ -116,6 +125,13 @@ var verbs = map[string]verb{
 	"flood":      {args: []string{"peer", "streams|handshakes|garbage|identities", "num"}, doc: "flood TARGET streams|handshakes|garbage|identities COUNT"},
 	"repeat":     {args: []string{"num"}, block: true, doc: "repeat N … end"},
 	"crash":      {args: []string{"peer", "saves|sends"}, block: true, doc: "crash PEER saves|sends … end"},
+	"partition":  {args: []string{"peer", "peer"}, doc: "partition A B"},
+	"heal":       {args: []string{"peer", "peer"}, doc: "heal A B"},
+	"cashout":    {args: []string{"peer", "peer"}, doc: "cashout A B"},
+	"close":      {args: []string{"peer", "peer"}, doc: "close A B"},
+	"chain":      {args: []string{"kill|stop|start"}, doc: "chain kill|stop|start"},
+	"mine":       {args: []string{"num"}, doc: "mine N"},
+	"reorg":      {args: []string{"num", "kept|lost"}, doc: "reorg N kept|lost"},
 	"arm":        {args: []string{"peer"}, doc: "arm PEER"},
 	"recover":    {args: []string{"peer"}, doc: "recover PEER"},
 }
@@ -177,6 +193,12 @@ func (p *parser) block(s *script, opened int) ([]statement, error) {
 				return nil, p.fail(line, "the block is empty", "put statements between its first line and end")
 			}
 			return body, nil
+		case "mode":
+			if s.hard || len(body) > 0 || opened != 0 || len(words) != 2 || words[1] != "hard" {
+				return nil, p.fail(line, "mode is given once, before all statements, and is hard", "write: mode hard")
+			}
+			s.hard = true
+			continue
 		case "title":
 			if s.title != "" || len(body) > 0 || opened != 0 || len(words) < 2 {
 				return nil, p.fail(line, "title is given once, on the first line, and not empty", "write: title TEXT")

@@ -222,7 +222,9 @@ type TestnetOptions struct {
 	Scenario string
 	// Peers are live peers, by the name that the scenario gives them: the repo
 	// of each. Empty: peers in this process.
-	Peers    map[string]string
+	Peers map[string]string
+	// Hard: peers in processes of their own, in mode hard on a chain.
+	Hard     bool
 	Progress Progress
 	Logger   *slog.Logger
 }

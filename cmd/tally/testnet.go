@@ -139,7 +139,7 @@ and every check passed.
 }
 
 func (a *app) testnetRunCmd() *cobra.Command {
-	var verbose bool
+	var verbose, hard bool
 	var peers map[string]string
 	long := `Runs a scenario and prints its checks; the last line is "N passed, N failed". It
 exits with 0 only if none failed. SCENARIO is a file or a name that ships`
@@ -147,13 +147,22 @@ exits with 0 only if none failed. SCENARIO is a file or a name that ships`
 		long += ":\n\n  " + strings.Join(a.deps.Scenarios, ", ")
 	}
 	cmd := &cobra.Command{
-		Use:       "run SCENARIO",
-		Short:     "Run a scenario and its checks",
-		Long:      long + ".",
-		Example:   "  tally testnet run threshold\n  tally testnet run ./mine.txt -o json",
+		Use:   "run SCENARIO",
+		Short: "Run a scenario and its checks",
+		Long: long + `.
+
+Peers run in this process and settle with signed cheques. With --hard each one is a
+process of its own that settles in mode hard on a chain of play money: the same
+checks then are about money. A scenario with the line "mode hard" always runs so;
+one that stops a peer at each write (crash) or reads what only the process itself
+knows (flood) cannot.`,
+		Example:   "  tally testnet run threshold\n  tally testnet run tab --hard\n  tally testnet run ./mine.txt -o json",
 		Args:      nArgs(1, "SCENARIO"),
 		ValidArgs: a.deps.Scenarios,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if hard && len(peers) > 0 {
+				return usagef("leave out one of the two", "--peer names peers that run, --hard starts some")
+			}
 			if a.deps.Testnet == nil {
 				return failf("use a complete build", "this build has no test network")
 			}
@@ -162,7 +171,7 @@ exits with 0 only if none failed. SCENARIO is a file or a name that ships`
 				logger = slog.New(slog.NewTextHandler(a.deps.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 			}
 			show, end := a.progress()
-			result, err := a.deps.Testnet(cmd.Context(), TestnetOptions{Scenario: args[0], Peers: peers, Progress: show, Logger: logger})
+			result, err := a.deps.Testnet(cmd.Context(), TestnetOptions{Scenario: args[0], Peers: peers, Hard: hard, Progress: show, Logger: logger})
 			end()
 			if err != nil {
 				return err
@@ -180,6 +189,7 @@ exits with 0 only if none failed. SCENARIO is a file or a name that ships`
 		},
 	}
 	cmd.Flags().StringToStringVar(&peers, "peer", nil, "NAME=REPO of a running peer to use instead of one of our own; may be repeated")
+	cmd.Flags().BoolVar(&hard, "hard", false, "peers as processes, in mode hard on a chain")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "log what the peers do to standard error")
 	return cmd
 }

@@ -102,7 +102,7 @@ func demoSide(s testnet.DemoSide) DemoSide {
 // runScenario runs a scenario of package testnet.
 func runScenario(ctx context.Context, opts TestnetOptions) (TestnetResult, error) {
 	r, err := testnet.RunScenario(ctx, opts.Scenario, testnet.Options{
-		Peers: opts.Peers, Logger: opts.Logger,
+		Peers: opts.Peers, Hard: opts.Hard, Logger: opts.Logger,
 		Progress: func(p testnet.ScenarioProgress) {
 			if opts.Progress != nil {
 				opts.Progress(p.Statement, p.Done, p.Total)

@@ -1,0 +1,72 @@
+package testnet
+
+import (
+	"errors"
+	"strings"
+	"testing"
+)
+
+func isHard(t *testing.T, name string) bool {
+	t.Helper()
+	file, text, err := ScenarioText(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := parseScript(file, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.hard
+}
+
+// One scenario that needs a chain, and one that runs on it unchanged. The rest of
+// them wait for calls to time out, which is what they show: `tally testnet run`.
+func TestScenariosOfProcesses(t *testing.T) {
+	for _, name := range []string{"settle-offline", "tab"} {
+		t.Run(name, func(t *testing.T) {
+			r, err := RunScenario(t.Context(), name, Options{Hard: true, Cluster: processes(t)})
+			if err != nil || r.Failed != 0 || r.Passed < 10 {
+				t.Errorf("%v\n%s", err, printed(t, &r))
+			}
+		})
+	}
+}
+
+// What cannot be done is said before anything starts.
+func TestScenariosThatDoNotFit(t *testing.T) {
+	for name, tt := range map[string]struct {
+		hard       bool
+		text, want string
+	}{
+		"chain in one process":  {false, "title T\npeers a b\nmine 3\ncheck \"c\" balance a b == 0", "needs processes"},
+		"figure without chain":  {false, "title T\npeers a b\ncheck \"c\" earned a == 0", "needs a chain"},
+		"points of a process":   {true, "title T\ncrash a saves\n  peers a b\n  arm a\nend\ncheck \"c\" fails chain stop", "cannot be done to processes"},
+		"figure of a process":   {true, "title T\npeers a\ncheck \"c\" sessions a == 0", "cannot be read"},
+		"another asset":         {true, "title T\npeers a mode=soft\ncheck \"c\" accounts a == 0", "another asset"},
+		"mode after statements": {true, "title T\npeers a\nmode hard\ncheck \"c\" accounts a == 0", "before all statements"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := parseScript("f", tt.text)
+			if err == nil {
+				err = s.fits(tt.hard)
+			}
+			var bad *ScriptError
+			if !errors.As(err, &bad) || !strings.Contains(bad.Cause+bad.Remedy, tt.want) || bad.Line == 0 {
+				t.Errorf("%v, want %q", err, tt.want)
+			}
+		})
+	}
+	for _, name := range ListScenarios() {
+		file, text, err := ScenarioText(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := parseScript(file, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.fits(s.hard); err != nil {
+			t.Error(err)
+		}
+	}
+}
