@@ -27,7 +27,7 @@
 //	Service   both cores, with disk, time and waiters around them (service.go)
 //	Pay       splits an amount and sends again what came back (pay.go)
 //	Carrier   what takes parts to other nodes (carrier.go)
-//	Router    what finds ways (carrier.go)
+//	Router    what finds ways (carrier.go); subpackage route is one
 //
 // What holds at every moment, and is in Check by name:
 //

@@ -19,6 +19,7 @@ import (
 	"github.com/tallystick/tally/internal/durable/durabletest"
 	"github.com/tallystick/tally/paystream/payments"
 	"github.com/tallystick/tally/paystream/payments/paymentstest"
+	"github.com/tallystick/tally/paystream/payments/route"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -77,6 +78,8 @@ type world struct {
 	ids map[string]peer.ID
 	key map[string]crypto.PrivKey
 	all []*node
+	// router, where set, is that of all nodes that start.
+	router payments.Router
 }
 
 func newWorld(t *testing.T) *world {
@@ -105,15 +108,19 @@ func (w *world) start(name string, store *durabletest.Crash) *node {
 	if store == nil {
 		store = durabletest.NewMemCrash()
 	}
+	router := w.router
+	if router == nil {
+		router = &ways{
+			vias: [][]peer.ID{{w.ids["B"]}, {w.ids["C"]}, {w.ids["E"]}}, most: 60, fee: 1,
+			used: make(map[int]int), bad: make(map[int]time.Time),
+		}
+	}
 	n := &node{id: w.ids[name], carrier: w.net.Join(w.ids[name]), store: store}
 	var err error
 	n.Service, err = payments.Open(w.t.Context(), payments.Config{
 		Self: n.id, Realm: "test/karma", Store: store.Store, Carrier: n.carrier, Sign: w.key[name].Sign,
 		Logger: slog.New(slog.DiscardHandler),
-		Router: &ways{
-			vias: [][]peer.ID{{w.ids["B"]}, {w.ids["C"]}, {w.ids["E"]}}, most: 60, fee: 1,
-			used: make(map[int]int), bad: make(map[int]time.Time),
-		},
+		Router: router,
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -246,6 +253,42 @@ func TestOneDeadPath(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestPayFindsItsWay: the router of package route, which knows capacities alone,
+// splits and learns from what comes back.
+func TestPayFindsItsWay(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		g := route.NewGraph()
+		for _, e := range []string{"AB", "AC", "AE", "BD", "CD", "ED"} {
+			edge := route.Edge{From: w.ids[e[:1]], To: w.ids[e[1:]], Capacity: 100}
+			if e[0] != 'A' {
+				edge.FeeBase = 1
+			}
+			if err := g.Set(edge); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.edge("BD", paymentstest.Edge{Room: 20, Fee: 1})
+		w.edge("CD", paymentstest.Edge{Dead: true})
+		w.edge("AE", paymentstest.Edge{Room: 100})
+		w.edge("ED", paymentstest.Edge{Room: 95, Fee: 1})
+		w.router = route.NewFinder(w.ids["A"], g)
+		a, d := w.start("A", nil), w.start("D", nil)
+		i := d.invoice(t, payments.InvoiceRequest{Amount: 90})
+		began := time.Now()
+		r, err := a.Pay(t.Context(), payments.PayRequest{Invoice: i})
+		if err != nil || time.Since(began) > 10*time.Second {
+			t.Fatalf("%+v, %v, after %v", r, err, time.Since(began))
+		}
+		time.Sleep(time.Second) // bubble: the other parts are answered
+		if got := w.net.Balance(w.ids["D"]); got != 90 {
+			t.Fatalf("%d arrived; %+v", got, r.Parts)
+		}
+		if held, kept := w.net.InFlight(); held+kept != 0 {
+			t.Fatal(held, kept)
+		}
+	})
 }
 
 // TestPayNeverHangs: a payee that is away is waited for until the part is decided,
