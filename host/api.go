@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"sort"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -35,7 +36,8 @@ type API struct {
 	// channels is nil where no chain is configured. It is set before the first
 	// call and never changes.
 	channels *rpc.Channels
-	chain    *chain // what channels is a view of
+	chain    *chain       // what channels is a view of
+	watches  atomic.Int32 // goroutines of socketOpened
 }
 
 var _ rpc.Peer = (*API)(nil)

@@ -20,6 +20,7 @@ import (
 	"github.com/tallystick/tally/internal/durable"
 	"github.com/tallystick/tally/paych"
 	"github.com/tallystick/tally/paych/lotus"
+	"github.com/tallystick/tally/paystream/forward"
 	"github.com/tallystick/tally/swap"
 )
 
@@ -125,7 +126,7 @@ func Start(ctx context.Context, r *repo.Repo, start StartConfig) (_ *Daemon, err
 		return nil, err
 	}
 	undo = append(undo, d.host.Close)
-	nodeCfg.Logger, nodeCfg.Notify = log, d.notify
+	nodeCfg.Logger, nodeCfg.Notify, nodeCfg.Sockets.Opened = log, d.notify, d.socketOpened
 	if nodeCfg.Policy.Mode == swap.ModeHard {
 		if nodeCfg.Settler, err = d.chain.openSettler(ctx, store, settlerConfig(cfg, log)); err != nil {
 			return nil, err
@@ -202,6 +203,10 @@ func nodeConfig(c repo.Config, hasChain bool) (Config, error) {
 	if mode == swap.ModeHard && !hasChain {
 		return Config{}, refuse("tally start --chain URL, or tally start --dev", "mode hard settles on a chain, and none is configured")
 	}
+	routes, err := repo.ParseRoutes(c.Routes)
+	if err != nil {
+		return Config{}, err
+	}
 	shards := make([]uint32, len(c.Shards))
 	for i, s := range c.Shards {
 		shards[i] = uint32(s)
@@ -216,6 +221,8 @@ func nodeConfig(c repo.Config, hasChain bool) (Config, error) {
 			MaxDebt: tally.Amount(c.MaxDebt), MaxExposure: tally.Amount(c.MaxExposure),
 			MaxExposureTotal: tally.Amount(c.MaxExposureTotal), StrangersExposure: tally.Amount(c.StrangersExposure),
 		},
+		Packets:  &PacketsConfig{Rules: forward.Rules{FeeBase: tally.Amount(c.FeeBase), FeePPM: uint32(c.FeePPM)}, Routes: routes},
+		Sockets:  &SocketsConfig{PushMax: tally.Amount(c.SocketPushMax), PerPeer: int(c.SocketsPerPeer)},
 		Messages: &MessagesConfig{Cluster: uint32(c.ClusterID), Shards: shards, PubsubTopic: c.PubsubTopic},
 	}, nil
 }

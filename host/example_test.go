@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"time"
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	tallyhost "github.com/tallystick/tally/host"
+	"github.com/tallystick/tally/paystream"
 	"github.com/tallystick/tally/swap"
 )
 
@@ -66,4 +68,59 @@ func ExampleNode_Book() {
 	}
 	fmt.Println("the peer owes", row.Balance, "units; it may still take", row.HeadroomServe)
 	// Output: the peer owes 3 units; it may still take 122
+}
+
+// Two nodes with payment sockets: one makes a gift code, the other redeems it.
+func ExampleSockets() {
+	ctx := context.Background()
+	var nodes []*tallyhost.Node
+	for range 2 {
+		h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"))
+		if err != nil {
+			log.Fatal(err)
+		}
+		defer h.Close()
+		dir, _ := os.MkdirTemp("", "books")
+		defer os.RemoveAll(dir)
+		node, err := tallyhost.New(h, tallyhost.Config{Dir: dir, Sockets: &tallyhost.SocketsConfig{}})
+		if err != nil {
+			log.Fatal(err)
+		}
+		defer node.Close()
+		nodes = append(nodes, node)
+	}
+	giver, finder := nodes[0], nodes[1]
+	if err := finder.Host().Connect(ctx, peer.AddrInfo{ID: giver.Host().ID(), Addrs: giver.Host().Addrs()}); err != nil {
+		log.Fatal(err)
+	}
+	if err := finder.WaitNeighbour(ctx, giver.Host().ID()); err != nil {
+		log.Fatal(err)
+	}
+
+	grant, err := tallyhost.GrantOf(paystream.UseGift, 60, time.Now().Add(time.Hour))
+	if err != nil {
+		log.Fatal(err)
+	}
+	from, err := giver.Sockets()
+	if err != nil {
+		log.Fatal(err)
+	}
+	uri, err := from.Issue(grant)
+	if err != nil {
+		log.Fatal(err)
+	}
+	// … uri.Reveal() goes to the finder as text …
+	to, err := finder.Sockets()
+	if err != nil {
+		log.Fatal(err)
+	}
+	socket, err := to.Redeem(ctx, uri, nil, paystream.Terms{Max: paystream.NoMax})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := socket.WaitBalance(ctx, 60); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("received", socket.Report().Received)
+	// Output: received 60
 }

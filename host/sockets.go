@@ -24,8 +24,6 @@ var (
 	ErrNoSockets = errors.New("host: this node has no payment sockets: set Config.Sockets")
 	// ErrToSelf: a socket needs another peer.
 	ErrToSelf = errors.New("host: a socket to ourselves pays nobody")
-	// ErrNoSocket: no socket of that id is known.
-	ErrNoSocket = errors.New("host: no such socket")
 	// ErrNoLimits: the URI does not say how much its bearer moves.
 	ErrNoLimits = errors.New("host: the URI does not say how much: give a minimum and a maximum")
 )
@@ -117,11 +115,7 @@ func (s *Sockets) Issue(g paystream.Grant) (paystream.URI, error) { return s.end
 // Conn returns a socket by its id, also one that has been idle or was open before
 // a restart.
 func (s *Sockets) Conn(id paystream.SocketID) (*paystream.Conn, error) {
-	c, err := s.endpoint.Conn(id)
-	if errors.Is(err, paystream.ErrRecord) {
-		return nil, fmt.Errorf("%w: %s", ErrNoSocket, id)
-	}
-	return c, err
+	return s.endpoint.Conn(id)
 }
 
 // List returns the sockets in memory: an idle one leaves it after a minute.

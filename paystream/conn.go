@@ -84,6 +84,14 @@ func (c *Conn) ID() SocketID { return c.ident.id }
 // Role returns whether this end opened the socket.
 func (c *Conn) Role() Role { return c.ident.role }
 
+// Peer returns the other end: of a server's end, as the client told it, and empty
+// until the session is confirmed.
+func (c *Conn) Peer() peer.ID {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ident.dest
+}
+
 // Grant returns what the socket's token gives its bearer; of a server's end only.
 func (c *Conn) Grant() Grant { return c.grant }
 

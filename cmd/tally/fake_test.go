@@ -29,7 +29,8 @@ type fakePeer struct {
 	started time.Time
 	events  *rpc.EventLog
 	// town has the payment channels; nil on a peer without a chain.
-	town *rpctest.Town
+	town    *rpctest.Town
+	sockets *rpctest.Sockets
 
 	mu       sync.Mutex
 	messages []rpc.Message
@@ -40,7 +41,7 @@ type fakePeer struct {
 func startFake(ctx context.Context, r *repo.Repo, opts StartOptions) (RunningPeer, error) {
 	opts.Logger.Debug("fake peer starts", "rpc_key", r.RPCKey())
 	f := &fakePeer{
-		id: r.PeerID().String(), addrs: r.Config().Listen, started: time.Now(), events: rpc.NewEventLog(time.Now()),
+		id: r.PeerID().String(), sockets: &rpctest.Sockets{Peer: bob}, addrs: r.Config().Listen, started: time.Now(), events: rpc.NewEventLog(time.Now()),
 	}
 	// FAKE_CHAIN names the file that tells a script the addresses of the chain.
 	if path := os.Getenv("FAKE_CHAIN"); path != "" {
@@ -223,6 +224,8 @@ func (f *fakePeer) StoreQuery(_ context.Context, _ peer.ID, q rpc.StoreQuery) (r
 func (f *fakePeer) EventsSince(ctx context.Context, cursor uint64) (rpc.EventBatch, error) {
 	return f.events.Since(ctx, cursor), nil
 }
+
+func (f *fakePeer) Sockets() (rpc.Sockets, error) { return f.sockets, nil }
 
 func (f *fakePeer) Channels() (*rpc.Channels, error) {
 	if f.town != nil {

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/BurntSushi/toml"
+	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/tallystick/tally/host/rpc"
@@ -52,6 +53,11 @@ type Config struct {
 	CashoutAmount       uint64   `toml:"cashout_amount" doc:"Submit a peer's voucher to the chain at this many uncashed units; 0 is never. All is submitted in time when a channel settles."`
 	CashoutHours        uint64   `toml:"cashout_hours" doc:"Submit it when something is uncashed for so long; 0 is never."`
 	CashoutFeeRatio     uint64   `toml:"cashout_fee_ratio" doc:"Only where the amount is at least so many times the fee."`
+	FeeBase             uint64   `toml:"fee_base" group:"Packets and payment sockets" doc:"Units that a packet which passes here pays us."`
+	FeePPM              uint64   `toml:"fee_ppm" doc:"What it pays besides, in parts per million of its amount."`
+	Routes              []string `toml:"routes" doc:"Ways to peers that are no neighbours, each as PEER=NEIGHBOUR."`
+	SocketPushMax       uint64   `toml:"socket_push_max" doc:"The most that a peer without a URI of ours may push to us on one socket; 0 lets nobody."`
+	SocketsPerPeer      uint64   `toml:"sockets_per_peer" doc:"The most sockets that come through one neighbour."`
 	ClusterID           uint64   `toml:"cluster_id" group:"Message store" doc:"The Waku cluster, 0 to 65535."`
 	Shards              []uint64 `toml:"shards" doc:"The shards of the cluster that we tell light clients, 0 to 1023."`
 	PubsubTopic         string   `toml:"pubsub_topic" doc:"The topic of a message that names none. auto: the shard of its content topic, as Waku chooses it."`
@@ -74,6 +80,9 @@ func DefaultConfig() Config {
 		Listen:              []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws", "/ip4/127.0.0.1/udp/0/quic-v1"},
 		RPC:                 rpc.ListenUnix,
 		LogLevel:            "info",
+		Routes:              []string{},
+		SocketPushMax:       1_000_000_000,
+		SocketsPerPeer:      4096,
 		PubsubTopic:         "auto",
 		ClusterID:           1,
 		Shards:              []uint64{0, 1, 2, 3, 4, 5, 6, 7},
@@ -131,6 +140,8 @@ const (
 	maxShards = 1024
 	// maxListen bounds the listen addresses: a few for each transport.
 	maxListen = 32
+	// maxRoutes bounds the static table of ways.
+	maxRoutes = 1 << 16
 	maxName   = 64
 )
 
@@ -172,6 +183,10 @@ func (c Config) check() *BadSetting {
 		{"cashout_amount", c.CashoutAmount, 0, maxAmount},
 		{"cashout_hours", c.CashoutHours, 0, 1 << 20},
 		{"cashout_fee_ratio", c.CashoutFeeRatio, 1, 1 << 20},
+		{"fee_base", c.FeeBase, 0, maxAmount},
+		{"fee_ppm", c.FeePPM, 0, 1_000_000},
+		{"socket_push_max", c.SocketPushMax, 0, maxAmount},
+		{"sockets_per_peer", c.SocketsPerPeer, 1, 1 << 16},
 		{"cluster_id", c.ClusterID, 0, math.MaxUint16},
 	} {
 		if t.value < t.low || t.value > t.top {
@@ -225,6 +240,12 @@ func (c Config) check() *BadSetting {
 			return bad("listen", "leave out the part from /p2p on", "%q names a peer", l)
 		}
 	}
+	if len(c.Routes) > maxRoutes {
+		return bad("routes", fmt.Sprintf("use at most %d", maxRoutes), "%d routes", len(c.Routes))
+	}
+	if _, err := ParseRoutes(c.Routes); err != nil {
+		return bad("routes", "use PEER=NEIGHBOUR, two peer ids, each PEER once", "%v", err)
+	}
 	if err := rpc.CheckListen(c.RPC); err != nil {
 		return bad("rpc", "use unix or 127.0.0.1:PORT", "%v", err)
 	}
@@ -247,6 +268,28 @@ func (c Config) check() *BadSetting {
 		return bad("wallet", "use local or node", "%q is not a wallet", c.Wallet)
 	}
 	return nil
+}
+
+// ParseRoutes reads the static ways: peer to the neighbour that leads to it.
+func ParseRoutes(list []string) (map[peer.ID]peer.ID, error) {
+	routes := make(map[peer.ID]peer.ID, len(list))
+	for _, text := range list {
+		to, via, ok := strings.Cut(text, "=")
+		dest, err := rpc.ParsePeer(to)
+		if err == nil {
+			var hop peer.ID
+			if hop, err = rpc.ParsePeer(via); err == nil {
+				if _, twice := routes[dest]; twice || !ok || hop == dest {
+					return nil, fmt.Errorf("%q is no way, or the second to one peer", text)
+				}
+				routes[dest] = hop
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%q: %w", text, err)
+		}
+	}
+	return routes, nil
 }
 
 // plainName keeps names to what can stand in a log, a table and a hash alike.

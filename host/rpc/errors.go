@@ -43,6 +43,16 @@ const (
 	CodeRemoteProtocol   Code = 55
 	CodeNothingToResolve Code = 56
 	CodeNothingToCash    Code = 57
+	CodeNoSockets        Code = 60
+	CodeNoSocket         Code = 61
+	CodeSocketLimits     Code = 62
+	CodeBadURI           Code = 63
+	CodeIncompatible     Code = 64
+	CodeSocketRefused    Code = 65
+	CodeNoWay            Code = 66
+	CodeSocketStalled    Code = 67
+	CodeSpent            Code = 68
+	CodeSocketClosed     Code = 69
 )
 
 // CodeInfo documents a code.
@@ -85,6 +95,16 @@ var peerCodes = []CodeInfo{
 	{CodeRemoteProtocol, "remote_protocol", "the peer broke the protocol", "ask its operator; `tally peers block PEER` keeps it away"},
 	{CodeNothingToResolve, "nothing_to_resolve", "the two books do not need a person to resolve them", "nothing has to be done"},
 	{CodeNothingToCash, "nothing_to_cash", "no cheque of the peer is left that is not on the chain", "nothing has to be done"},
+	{CodeNoSockets, "no_sockets", "this peer has no payment sockets", "see the message"},
+	{CodeNoSocket, "no_socket", "no socket of this id is known", "list them: tally socket ls"},
+	{CodeSocketLimits, "socket_limits", "the minimum is above the maximum, or a limit is out of bounds", "use a minimum at or below the maximum, both within 2^60; without refunds what was paid stays paid"},
+	{CodeBadURI, "bad_uri", "not a tally: URI, or not a whole one", "copy the whole text, with what is behind #; quote it in a shell"},
+	{CodeIncompatible, "incompatible", "the limits of the two sides cannot meet; nothing moved", "ask for less, or agree on other limits"},
+	{CodeSocketRefused, "socket_refused", "the other side takes no socket without a URI", "ask its operator for one: tally uri create"},
+	{CodeNoWay, "no_way", "no packet comes through to the other side", "connect to it: tally peers connect ADDRESS; or name the peers on the way with --via"},
+	{CodeSocketStalled, "socket_stalled", "nothing has moved for some time, or nearly all packets were rejected", "look at the tabs on the way: tally balances; setting limits tries again"},
+	{CodeSpent, "spent", "the URI is used up, in use or expired", "ask for a new one"},
+	{CodeSocketClosed, "socket_closed", "the socket is closed", "open a new one: tally socket open"},
 }
 
 // Name returns the word of the code.

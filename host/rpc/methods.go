@@ -49,6 +49,15 @@ var Methods = []Method{
 	{"StoreImportCommit", PermWrite, []string{"session", "total"}, "Stores all messages of an import; total is their number."},
 	{"StoreImportAbort", PermWrite, []string{"session"}, "Ends an import without storing anything."},
 	{"StoreQuery", PermWrite, []string{"peer", "query"}, "Asks a peer's store for one page, which is accounted. Pass the cursor of a page to get the next; an empty cursor is the end."},
+	{"SocketOpen", PermSign, []string{"target", "options"}, "Opens a payment socket to a peer, or to the maker of a tally: URI. Answers once rate and limits of the other side are known. A peer without a URI takes pushes alone, up to its socket_push_max."},
+	{"SocketList", PermRead, nil, "The sockets in memory, oldest id first; an idle one leaves it after a minute."},
+	{"SocketStatus", PermRead, []string{"id"}, "One socket, also one that was idle or open before a restart."},
+	{"SocketLimits", PermSign, []string{"id", "min", "max"}, "Sets both limits of our balance on a socket."},
+	{"SocketPay", PermSign, []string{"id", "units"}, "Pushes units more."},
+	{"SocketCharge", PermSign, []string{"id", "units"}, "Asks for units more."},
+	{"SocketClose", PermSign, []string{"id"}, "Ends a socket at both ends, for good. What was paid stays paid."},
+	{"URICreate", PermSign, []string{"kind", "options"}, "Makes a URI that pays its bearer (gift, pull), asks it to pay (invoice), or keeps its money (deposit)."},
+	{"URIRedeem", PermSign, []string{"uri", "options"}, "Opens a socket for what a URI is for, and waits up to 20 s until no money is going to move; settled says whether that is so."},
 	{"EventsSince", PermRead, []string{"cursor", "timeout_ms"}, "Events after a cursor (0: all that are kept). Waits up to timeout_ms, at most a minute, when there is none."},
 	{"ConfigShow", PermRead, nil, "The settings in force, without secrets."},
 	{"Shutdown", PermAdmin, nil, "Stops the peer. The answer comes before it stops."},
@@ -183,6 +192,8 @@ func (l *typeList) name(t reflect.Type) string {
 		return "time"
 	case t == reflect.TypeFor[[]byte]():
 		return "base64"
+	case t == reflect.TypeFor[Limit]():
+		return "integer, inf or -inf"
 	case t == reflect.TypeFor[address.Address]():
 		return "address"
 	case t == reflect.TypeFor[cid.Cid]():
@@ -212,6 +223,8 @@ func (l *typeList) name(t reflect.Type) string {
 		return "[" + t.Name() + "](#" + strings.ToLower(t.Name()) + ")"
 	case reflect.Bool:
 		return "bool"
+	case reflect.Float64:
+		return "number"
 	case reflect.String:
 		return "text"
 	case reflect.Int, reflect.Int64:

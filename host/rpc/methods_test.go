@@ -102,6 +102,11 @@ func TestRowKeys(t *testing.T) {
 		Lane{},
 		MessageWait{Message: MessageRow{Since: now, Deadline: now}},
 		WalletRow{},
+		SocketOptions{Min: "-1", Max: "inf", Via: []string{"x"}},
+		RedeemOptions{},
+		URIOptions{},
+		URIRow{Expires: &now},
+		SocketRow{Min: "-inf", Max: "7", Wanted: "inf"},
 		Details{"1", "2", "3", "4", "5", 6, 7, "8", "9", 10},
 		Done{},
 	} {

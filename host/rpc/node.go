@@ -79,6 +79,10 @@ type Peer interface {
 	// empty batch and no error. [EventLog] does this.
 	EventsSince(ctx context.Context, cursor uint64) (EventBatch, error)
 
+	// Sockets returns the payment sockets, the same for the life of the peer;
+	// CodeNoSockets where it has none.
+	Sockets() (Sockets, error)
+
 	// Channels returns the payment channels, the same for the life of the peer;
 	// CodeNoChain where no chain is configured.
 	Channels() (*Channels, error)
