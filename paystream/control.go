@@ -216,9 +216,9 @@ func rateOf(list []sample) Rate {
 // Rate returns the rate as packets have shown it.
 func (c *Control) Rate() Rate { return c.rate }
 
-// SetRoom sets how much value may be in flight: what the first hop's tab has
-// headroom for. 0: no limit.
-func (c *Control) SetRoom(n tally.Amount) { c.room = n }
+// SetRoom sets how much more value may be in flight: what the first hop's tab has
+// headroom for. One packet may always be: its reject begins the settlement.
+func (c *Control) SetRoom(more tally.Amount) { c.room = max(1, c.value.SaturatingAdd(more)) }
 
 // Lower takes a hop's word that it carries no more than most in one packet. Raising
 // is done by trying.
@@ -230,7 +230,7 @@ func (c *Control) Room(now time.Duration) tally.Amount {
 	if c.packets >= c.window || now < c.retryAt {
 		return 0
 	}
-	if c.room != 0 {
+	if c.room != 0 && c.packets > 0 {
 		return min(c.cap, c.room.SaturatingSub(c.value))
 	}
 	return c.cap

@@ -147,8 +147,9 @@ func TestWindowGrowsAndHalves(t *testing.T) {
 	if c.Room(0) != 0 || c.RetryAt() != minRetry {
 		t.Fatalf("a fulfil of the last window: room %d, retry at %v", c.Room(0), c.RetryAt())
 	}
-	c.SetRoom(100)
-	c.packets, c.value = 0, 40
+	c.packets, c.value = 1, 40
+	c.window = 2
+	c.SetRoom(60)
 	if got := c.Room(time.Second); got != 60 {
 		t.Fatalf("value window leaves %d, want 60", got)
 	}
@@ -217,4 +218,26 @@ func TestRateMath(t *testing.T) {
 			rt.Fatalf("%v scaled down is %v", a, s)
 		}
 	})
+}
+
+// TestRoom: what is in flight keeps within the first hop's tab, but one packet may
+// always leave, because its reject begins the settlement of a full one.
+func TestRoom(t *testing.T) {
+	c := NewControl(1000)
+	c.SetRoom(1500)
+	for _, want := range []tally.Amount{1000, 500, 0} {
+		if got := c.Room(0); got != want {
+			t.Fatalf("room %d, want %d", got, want)
+		}
+		c.Sent(0, want)
+	}
+	c = NewControl(1000)
+	c.SetRoom(0)
+	if got := c.Room(0); got != 1000 {
+		t.Fatalf("on a full tab %d, want one packet", got)
+	}
+	c.Sent(0, 1000)
+	if got := c.Room(0); got != 0 {
+		t.Fatalf("on a full tab a second packet of %d", got)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -76,6 +77,7 @@ type Config struct {
 type Endpoint struct {
 	cfg     Config
 	carrier Carrier
+	roomer  atomic.Pointer[Roomer] // the carrier, where it is one
 	log     *slog.Logger
 	began   time.Time
 
@@ -134,6 +136,9 @@ func Open(ctx context.Context, cfg Config) (*Endpoint, error) {
 // Start binds the carrier and begins to send.
 func (e *Endpoint) Start(c Carrier) {
 	e.carrier = c
+	if r, ok := c.(Roomer); ok {
+		e.roomer.Store(&r)
+	}
 	go e.run() // ends with Close
 	e.mu.Lock()
 	e.pruner = time.AfterFunc(pruneEvery, e.prune)

@@ -195,6 +195,11 @@ func (c *Conn) hear(p *Packet, o *outgoing) {
 			c.notify()
 		}
 	}
+	if p.Has&HasNewAddress != 0 && o == nil && c.ident.role == RoleServer {
+		if to, via := lastOf(&p.NewAddress); to != "" {
+			c.ident.dest, c.ident.via, c.dirty = to, via, true
+		}
+	}
 	if p.Has&HasClose != 0 {
 		c.finished(ErrPeerClosed)
 	}

@@ -38,6 +38,11 @@ func (c *Conn) pump(list []*Outgoing, now time.Duration) []*Outgoing {
 		return list
 	}
 	c.ctl.Due(now)
+	if r := c.e.roomer.Load(); r != nil {
+		if n, ok := (*r).Room(Dest{Peer: c.ident.dest, Via: c.ident.via}); ok {
+			c.ctl.SetRoom(n)
+		}
+	}
 	for {
 		if err := c.ctl.Stopped(now); err != nil {
 			c.stop(err)
