@@ -41,6 +41,8 @@ type Answer struct {
 //
 //   - What it took it keeps over restarts, on either side. In particular a part
 //     that waits at its payee is still there after the payee restarts.
+//   - Its disk is the service's. When that has failed it decides nothing more, not
+//     even that a part has expired: a claim may be on disk.
 //   - Part ids in flight at a node are unique: a second one is refused before the
 //     handler hears of it.
 //   - All nodes on the way charge what a part costs exactly if its payer is
