@@ -43,6 +43,9 @@ type Answer struct {
 //     that waits at its payee is still there after the payee restarts.
 //   - Its disk is the service's. When that has failed it decides nothing more, not
 //     even that a part has expired: a claim may be on disk.
+//   - What it tells about one part comes in its order: Part never after Gone, nor
+//     after the decision about it is confirmed. A part that counted again then would
+//     be claimed, and could not be collected.
 //   - Part ids in flight at a node are unique: a second one is refused before the
 //     handler hears of it.
 //   - All nodes on the way charge what a part costs exactly if its payer is

@@ -1,10 +1,13 @@
 package payments_test
 
 import (
+	"context"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 	"time"
 
+	"github.com/tallystick/tally"
 	"github.com/tallystick/tally/internal/durable/durabletest"
 	"github.com/tallystick/tally/paystream/payments"
 )
@@ -167,4 +170,60 @@ func TestCrashMatrix(t *testing.T) {
 		t.Fatalf("%+v: both have to come up", f)
 	}
 	t.Logf("%+v", f)
+}
+
+// TestCrashAgainAndAgain stops both sides several times in one payment, at points
+// drawn from a seed. Afterwards the two tables agree and the sums are right.
+func TestCrashAgainAndAgain(t *testing.T) {
+	for seed := range uint64(60) {
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				rng := rand.New(rand.NewPCG(seed, 1))
+				names := [2]string{"A", "D"}
+				sides := [2]*node{w.start("A", nil), w.start("D", nil)}
+				i := sides[1].invoice(t, payments.InvoiceRequest{Amount: 100})
+				for range 1 + rng.IntN(6) {
+					side := rng.IntN(2)
+					n := sides[side]
+					arm(n, &crashPoint{call: rng.IntN(2) == 0, at: n.carrier.Calls() + 1 + rng.IntN(3), after: rng.IntN(2) == 0}, n.store.Commits())
+					ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rng.IntN(40_000))*time.Millisecond)
+					go func() { // ends with the round
+						select {
+						case <-n.store.Broken():
+							n.carrier.Stop() // its disk is the same: it decides nothing more
+						case <-ctx.Done():
+						}
+					}()
+					_, _ = sides[0].Pay(ctx, payments.PayRequest{Invoice: i, Deadline: 30 * time.Second})
+					cancel()
+					stopped := n.stop()
+					time.Sleep(time.Duration(rng.IntN(90_000)) * time.Millisecond) // bubble: the node is away
+					sides[side] = w.start(names[side], stopped)
+				}
+				time.Sleep(payments.ExpiresAfter(2) + 12*time.Minute) // bubble: everything is certain
+				v, parts, err := sides[0].Payment(t.Context(), i.Hash)
+				for _, part := range parts {
+					if part.Status.Lives() {
+						t.Fatalf("part %d is not decided", part.ID)
+					}
+				}
+				invoices, err2 := sides[1].Invoices(t.Context())
+				if err2 != nil || len(invoices) != 1 || invoices[0].Lost != 0 {
+					t.Fatal(invoices, err2)
+				}
+				complete := err == nil && v.Status == payments.StatusComplete
+				if paid := invoices[0].Status == payments.InvoicePaid; paid != complete {
+					t.Fatalf("paid %t at the payee, complete %t at the payer: %+v", paid, complete, parts)
+				}
+				if complete {
+					w.settled(tally.Balance(v.Claimed), tally.Balance(v.Fees))
+				} else {
+					w.settled(0, 0)
+				}
+				if invoices[0].Received != v.Claimed {
+					t.Fatalf("received %d, claimed %d", invoices[0].Received, v.Claimed)
+				}
+			})
+		})
+	}
 }

@@ -125,6 +125,33 @@ type Node struct {
 	killAt  int
 	after   bool
 	kill    func()
+	told    []func() // what waits to be told, in order
+	telling bool
+}
+
+// tell calls f without the lock, after all that was told before: about one part
+// things come in their order. Called with the lock held.
+func (n *Node) tell(f func()) {
+	n.told = append(n.told, f)
+	if !n.telling {
+		n.telling = true
+		go n.drain() // ends when nothing waits
+	}
+}
+
+func (n *Node) drain() {
+	for {
+		n.net.mu.Lock()
+		if len(n.told) == 0 {
+			n.telling = false
+			n.net.mu.Unlock()
+			return
+		}
+		f := n.told[0]
+		n.told = n.told[1:]
+		n.net.mu.Unlock()
+		f()
+	}
 }
 
 // Join begins a life of a node.
@@ -262,7 +289,7 @@ func (n *Net) offer(f *flight) {
 		PartID: f.out.PartID, Hash: f.out.Condition, From: f.path[len(f.path)-2], Amount: f.amounts[len(f.amounts)-1],
 		Expires: f.out.Expires.UnixMilli(), Data: f.out.Data,
 	}
-	go node.handler.Part(a) // ends with the call, which does not wait
+	node.tell(func() { node.handler.Part(a) })
 }
 
 // expire ends a part: at its expiry where the payee runs, and else when its payer
@@ -278,7 +305,7 @@ func (n *Net) expire(f *flight, last bool) {
 	n.giveBack(f)
 	n.decide(f, &payments.Answer{PartID: f.out.PartID, Failure: payments.Failure{Code: payments.FailHop, Hop: -1}})
 	if runs {
-		go node.handler.Gone(f.out.PartID) // ends with the call, which does not wait
+		node.tell(func() { node.handler.Gone(f.out.PartID) })
 	}
 }
 
@@ -298,7 +325,7 @@ func (n *Net) answer(f *flight) {
 	if node == nil || node.dead || node.handler == nil || n.flights[f.out.PartID] != f {
 		return
 	}
-	go node.handler.Answer(f.end) // ends with the call, which does not wait
+	node.tell(func() { node.handler.Answer(f.end) })
 }
 
 // Forget implements payments.Carrier.
@@ -322,10 +349,10 @@ func (n *Node) Fulfil(id payments.PartID, preimage tally.Preimage, done func(err
 	f := n.net.flights[id]
 	switch {
 	case f != nil && f.end != nil && f.end.Fulfilled:
-		go done(nil) // ends with the call, which does not wait
+		n.tell(func() { done(nil) })
 		return
 	case f == nil || !f.arrived || f.end != nil:
-		go done(payments.ErrGone) // as above
+		n.tell(func() { done(payments.ErrGone) })
 		return
 	case !preimage.Opens(f.out.Condition):
 		panic("paymentstest: a payee fulfilled without the preimage")
@@ -336,7 +363,7 @@ func (n *Node) Fulfil(id payments.PartID, preimage tally.Preimage, done func(err
 	}
 	f.held = false
 	n.net.decide(f, &payments.Answer{PartID: id, Fulfilled: true, Preimage: preimage})
-	go done(nil) // as above
+	n.tell(func() { done(nil) })
 }
 
 // Reject implements payments.Carrier.
@@ -347,12 +374,12 @@ func (n *Node) Reject(id payments.PartID, code payments.FailCode, done func(erro
 	}
 	f := n.net.flights[id]
 	if f == nil || !f.arrived || f.end != nil {
-		go done(payments.ErrGone) // ends with the call, which does not wait
+		n.tell(func() { done(payments.ErrGone) })
 		return
 	}
 	n.net.giveBack(f)
 	n.net.decide(f, &payments.Answer{PartID: id, Failure: payments.Failure{Code: code, Hop: len(f.path) - 1}})
-	go done(nil) // as above
+	n.tell(func() { done(nil) })
 }
 
 // CertainBy implements payments.Carrier.
