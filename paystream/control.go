@@ -310,7 +310,9 @@ func (c *Control) Rejected(now time.Duration, n tally.Amount, kind RejectKind, m
 		c.failures = min(c.failures+1, 20)
 		c.retryAt = now + Backoff(c.failures, jitter)
 		c.cutAt = c.retryAt
+		return
 	}
+	c.retryAt = max(c.retryAt, c.cutAt) // a resume in between took the wait away
 }
 
 func (c *Control) landed(n tally.Amount) {

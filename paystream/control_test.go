@@ -147,6 +147,11 @@ func TestWindowGrowsAndHalves(t *testing.T) {
 	if c.Room(0) != 0 || c.RetryAt() != minRetry {
 		t.Fatalf("a fulfil of the last window: room %d, retry at %v", c.Room(0), c.RetryAt())
 	}
+	c.Resume(0) // nor does a limit that is set in between
+	c.Rejected(0, 1, RejectTemporary, 0, 0)
+	if c.Room(0) != 0 || c.RetryAt() != minRetry {
+		t.Fatalf("a reject after a resume: room %d, retry at %v", c.Room(0), c.RetryAt())
+	}
 	c.packets, c.value = 1, 40
 	c.window = 2
 	c.SetRoom(60)
