@@ -298,7 +298,7 @@ check "fifth" got a == 0
 
 func TestScenarioNames(t *testing.T) {
 	want := []string{
-		"chain-down", "clock", "crash", "disconnect", "flood", "hostile-threshold", "hub", "partition", "restart",
+		"chain-down", "clock", "crash", "disconnect", "flood", "hostile-threshold", "hub", "partition", "reorg", "restart",
 		"settle-offline", "tab", "threshold",
 	}
 	if got := ListScenarios(); !slices.Equal(got, want) {
