@@ -611,6 +611,10 @@ func (ev evViewed) step(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
 	return append(fx, c.watch(now)...), nil
 }
 
+// over reports whether there is nothing to look at any more. A stop may come after
+// a collect was seen for good and before its result was read.
+func (c *Channel) over() bool { return c.Buried && c.Final != nil }
+
 // evFinished tells what Collect paid.
 type evFinished struct{ Final Final }
 

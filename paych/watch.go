@@ -50,7 +50,7 @@ func (m *Manager) onHead(h Head) {
 		if a.ch.Restless() {
 			every = 1
 		}
-		due := !a.looking && a.broken == nil && a.ch.Addr != address.Undef && !a.ch.Buried && height >= a.lookedAt+every
+		due := !a.looking && a.broken == nil && a.ch.Addr != address.Undef && !a.ch.over() && height >= a.lookedAt+every
 		if due {
 			a.looking = true
 		}
@@ -76,7 +76,7 @@ func (m *Manager) peek(ctx context.Context, a *account) error {
 		return err
 	}
 	a.mu.Lock()
-	fresh := a.lookedAt >= now || a.ch.Addr == address.Undef || a.ch.Buried
+	fresh := a.lookedAt >= now || a.ch.Addr == address.Undef || a.ch.over()
 	a.mu.Unlock()
 	if fresh {
 		return nil

@@ -121,6 +121,11 @@ func (s *Settler) lookAt(book Book, p peer.ID, dir swap.Direction, l link) error
 	if dir == swap.Serve {
 		return book.Cover(p) // no write where nothing changed
 	}
+	if info.Phase == paych.PhaseOpen && info.Funds.Free().Sign() < 0 {
+		// The chain took money back that vouchers were given on. The peer may have
+		// said so before we saw it.
+		s.fillSoon(s.relation(p), big.Zero())
+	}
 	return nil
 }
 
