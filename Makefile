@@ -42,7 +42,7 @@ check: fmt-check lint buf gen-check tidy-check race conformance ## everything be
 
 .PHONY: race
 race: ## tests with the race detector and the invariants (needs a C compiler)
-	CGO_ENABLED=1 $(GO) test -race -tags invariants $(PKG)
+	CGO_ENABLED=1 $(GO) test -race -tags invariants -short $(PKG)
 
 .PHONY: conformance
 conformance: ## paych/actor and Filecoin's own actor, 100,000 random sequences

@@ -58,6 +58,9 @@ func processes(t *testing.T) ClusterConfig {
 
 // Kills at random, and the money is where the books say.
 func TestChaos(t *testing.T) {
+	if os.Getenv("TALLY_LONG") == "" {
+		t.Skip("set TALLY_LONG=1: it waits for every debt to be paid, which on a busy machine takes minutes")
+	}
 	cfg := processes(t)
 	r, err := Chaos(t.Context(), ChaosOptions{Kills: 8, Peers: 3, Seed: 7, Cluster: cfg})
 	if err != nil {
