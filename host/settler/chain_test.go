@@ -98,7 +98,7 @@ func TestLostCover(t *testing.T) {
 			}
 		}
 		r.pass(10 * time.Second)
-		ch := r.a.settler.relation(r.b.id).out.channel
+		ch := r.a.settler.linkOf(r.b.id, swap.Consume).channel
 		topUps := 0
 		for _, p := range r.chain.Published() {
 			if p.To == ch && p.Kind == 0 {
@@ -151,7 +151,7 @@ func TestLostCover(t *testing.T) {
 			t.Error("the operator was not told")
 		}
 		r.pass(2 * time.Minute)
-		if got := r.a.settler.relation(r.b.id).out.channel; got != ch {
+		if got := r.a.settler.linkOf(r.b.id, swap.Consume).channel; got != ch {
 			t.Errorf("the channel was %s and is %s", ch, got)
 		}
 		if e := r.b.row(r.a).Exposure; e > 125 {

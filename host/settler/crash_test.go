@@ -68,7 +68,7 @@ func (r *crashRun) play() {
 	}
 	r.pass(90 * time.Second)
 	r.agree()
-	if l := r.a.settler.relation(r.b.id).out; l.state == linkBound {
+	if l := r.a.settler.linkOf(r.b.id, swap.Consume); l.state == linkBound {
 		r.closeChannel(r.a)
 	}
 	r.pass(90 * time.Second)

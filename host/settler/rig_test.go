@@ -399,7 +399,7 @@ func (r *rig) balance(s *side) big.Int {
 // its final sum.
 func (r *rig) closeChannel(payer *side) {
 	r.t.Helper()
-	l := payer.settler.relation(r.other(payer).id).out
+	l := payer.settler.linkOf(r.other(payer).id, swap.Consume)
 	if l.state != linkBound {
 		r.t.Fatalf("%s has no channel", payer.name)
 	}
@@ -415,10 +415,18 @@ func (r *rig) closeChannel(payer *side) {
 	}
 	for range 400 {
 		r.pass(time.Second)
-		if payer.settler.relation(r.other(payer).id).out.channel != l.channel &&
-			r.other(payer).settler.relation(payer.id).in.channel != l.channel {
+		if payer.settler.linkOf(r.other(payer).id, swap.Consume).channel != l.channel &&
+			r.other(payer).settler.linkOf(payer.id, swap.Serve).channel != l.channel {
 			return
 		}
 	}
 	r.t.Fatalf("channel %s did not end", l.channel)
+}
+
+// linkOf is the link of one direction as it is now.
+func (s *Settler) linkOf(p peer.ID, dir swap.Direction) link {
+	r := s.relation(p)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return *r.link(dir)
 }

@@ -87,7 +87,7 @@ func TestLostStore(t *testing.T) {
 					backup = who.disk.Clone()
 				}
 				pay(t, r, r.a, r.b, 15)
-				ch := r.a.settler.relation(r.b.id).out.channel
+				ch := r.a.settler.linkOf(r.b.id, swap.Consume).channel
 				received := r.b.row(r.a).Received
 				who.restart(backup)
 				r.pass(5 * time.Second)
@@ -101,7 +101,7 @@ func TestLostStore(t *testing.T) {
 				}
 				pay(t, r, r.a, r.b, 12)
 				r.pass(time.Minute)
-				if got := r.a.settler.relation(r.b.id).out.channel; got != ch {
+				if got := r.a.settler.linkOf(r.b.id, swap.Consume).channel; got != ch {
 					t.Errorf("the channel was %s and is %s", ch, got)
 				}
 				row := r.b.row(r.a)
@@ -200,8 +200,8 @@ func TestHostileBackings(t *testing.T) {
 			if err == nil || c.want != nil && !errors.Is(err, c.want) {
 				t.Errorf("%s: %v", c.name, err)
 			}
-			if row := r.b.row(r.a); row.Received != 0 || r.b.settler.relation(r.a.id).in.state != linkNone {
-				t.Fatalf("%s: credited %d, link %+v", c.name, row.Received, r.b.settler.relation(r.a.id).in)
+			if row := r.b.row(r.a); row.Received != 0 || r.b.settler.linkOf(r.a.id, swap.Serve).state != linkNone {
+				t.Fatalf("%s: credited %d, link %+v", c.name, row.Received, r.b.settler.linkOf(r.a.id, swap.Serve))
 			}
 		}
 		// A channel that somebody else pays from, though the money would be good.
@@ -258,7 +258,7 @@ func TestOneChannelOfTwoPeers(t *testing.T) {
 		r := newRig(t)
 		r.begin()
 		pay(t, r, r.a, r.b, 7)
-		in := r.b.settler.relation(r.a.id).in
+		in := r.b.settler.linkOf(r.a.id, swap.Serve)
 		mallory := &side{rig: r, name: "mallory", key: testKey(9), wallet: r.a.wallet, payout: r.a.payout}
 		mallory.id, _ = peer.IDFromPrivateKey(mallory.key)
 		// It has the vouchers, and even the address signed for it: by one owner of
@@ -406,7 +406,7 @@ func TestLockCap(t *testing.T) {
 			t.Fatal("nothing stopped it")
 		}
 		r.pass(time.Minute)
-		st, err := r.a.manager.PaychStatus(t.Context(), r.a.settler.relation(r.b.id).out.channel)
+		st, err := r.a.manager.PaychStatus(t.Context(), r.a.settler.linkOf(r.b.id, swap.Consume).channel)
 		if err != nil || st.ConfirmedAmt.GreaterThan(units(400)) {
 			t.Errorf("locked %v, %v", st.ConfirmedAmt, err)
 		}
