@@ -108,11 +108,11 @@ func (s *Settler) bind(ctx context.Context, r *relation, c swap.Claim, claimed l
 		return bad("channel %s is %v", claimed.channel, info.Phase)
 	}
 	// What lane 0 was worth to us for other reasons pays for no cheque.
-	before, err := s.laneWorth(ctx, claimed.channel)
+	before, held, err := s.laneWorth(ctx, claimed.channel, sv)
 	if err != nil {
 		return err
 	}
-	if claimed.base.LessThan(before) && !s.holds(ctx, claimed.channel, sv) {
+	if claimed.base.LessThan(before) && !held {
 		return bad("lane %d of channel %s is worth %v already, the base is %v", laneTab, claimed.channel, before, claimed.base)
 	}
 	// The signature is checked before anything is kept.
@@ -125,34 +125,23 @@ func (s *Settler) bind(ctx context.Context, r *relation, c swap.Claim, claimed l
 	return s.save(r, func(r *relation) { r.in = claimed })
 }
 
-// laneWorth is the highest plain voucher that we hold of lane 0.
-func (s *Settler) laneWorth(ctx context.Context, ch address.Address) (big.Int, error) {
+// laneWorth is the highest voucher that we hold of lane 0. held: sv is one of those
+// that we hold; then the link was lost between two saves, and is made again as it
+// was.
+func (s *Settler) laneWorth(ctx context.Context, ch address.Address, sv *paych.SignedVoucher) (most big.Int, held bool, err error) {
 	list, err := s.paych.PaychVoucherList(ctx, ch)
 	if err != nil {
-		return big.Zero(), err
+		return big.Zero(), false, err
 	}
-	most := big.Zero()
-	for _, sv := range list {
-		if sv.Lane == laneTab {
-			most = big.Max(most, sv.Amount)
-		}
-	}
-	return most, nil
-}
-
-// holds reports whether the voucher is one that we hold: then the link was lost
-// between two saves, and is made again as it was.
-func (s *Settler) holds(ctx context.Context, ch address.Address, sv *paych.SignedVoucher) bool {
-	list, err := s.paych.PaychVoucherList(ctx, ch)
-	if err != nil {
-		return false
-	}
+	most = big.Zero()
 	for _, have := range list {
-		if have.Lane == sv.Lane && have.Nonce == sv.Nonce && have.Amount.Equals(sv.Amount) {
-			return true
+		if have.Lane != laneTab {
+			continue
 		}
+		most = big.Max(most, have.Amount)
+		held = held || have.Nonce == sv.Nonce && have.Amount.Equals(sv.Amount)
 	}
-	return false
+	return most, held, nil
 }
 
 // permanent are the refusals of the channel manager that no waiting mends.

@@ -66,20 +66,7 @@ func chequeSerial(ctx context.Context, o *Options) (_ []Figure, err error) {
 	}
 	defer func() { err = errors.Join(err, a.close(), b.close()) }()
 	var lats []time.Duration
-	pay := func(ctx context.Context, d time.Duration) (float64, error) {
-		begin := time.Now()
-		at := begin
-		n := 0
-		for ; at.Sub(begin) < d; n++ {
-			if err := payOnce(ctx, a, b); err != nil {
-				return 0, fmt.Errorf("cheque %d: %w", n, err)
-			}
-			now := time.Now()
-			lats = append(lats, now.Sub(at))
-			at = now
-		}
-		return float64(n) / at.Sub(begin).Seconds(), nil
-	}
+	pay := chequeByCheque(&lats, func(ctx context.Context) error { return payOnce(ctx, a, b) })
 	m, err := rounds(ctx, o, pay, parts(o).serial)
 	if err != nil {
 		return nil, err
@@ -130,31 +117,8 @@ func chequeCrowd(ctx context.Context, o *Options) (_ []Figure, err error) {
 	}); err != nil {
 		return nil, err
 	}
-	var (
-		mu   sync.Mutex
-		lats []time.Duration
-	)
-	pay := func(ctx context.Context, d time.Duration) (float64, error) {
-		var total atomic.Int64
-		begin := time.Now()
-		err := each(n, n, func(i int) error {
-			var own []time.Duration
-			for at := begin; at.Sub(begin) < d; {
-				if err := payOnce(ctx, clients[i], hub); err != nil {
-					return err
-				}
-				now := time.Now()
-				own = append(own, now.Sub(at))
-				at = now
-			}
-			total.Add(int64(len(own)))
-			mu.Lock()
-			lats = slices.Concat(lats, own)
-			mu.Unlock()
-			return nil
-		})
-		return float64(total.Load()) / time.Since(begin).Seconds(), err
-	}
+	var lats []time.Duration
+	pay := manyPayers(n, &lats, func(ctx context.Context, i int) error { return payOnce(ctx, clients[i], hub) })
 	m, err := rounds(ctx, o, pay, parts(o).crowded)
 	if err != nil {
 		return nil, err
@@ -165,6 +129,51 @@ func chequeCrowd(ctx context.Context, o *Options) (_ []Figure, err error) {
 		note("both ends of all %d pairs share the machine and its disk", n).withCPU(m[0], series{})
 	f.P50, f.P99 = percentiles(lats)
 	return []Figure{f}, nil
+}
+
+// chequeByCheque pays one cheque after the other, and adds how long each took to lats.
+func chequeByCheque(lats *[]time.Duration, pay func(context.Context) error) probe {
+	return func(ctx context.Context, d time.Duration) (float64, error) {
+		begin := time.Now()
+		at, n := begin, 0
+		for ; at.Sub(begin) < d; n++ {
+			if err := pay(ctx); err != nil {
+				return 0, fmt.Errorf("cheque %d: %w", n, err)
+			}
+			now := time.Now()
+			*lats = append(*lats, now.Sub(at))
+			at = now
+		}
+		return float64(n) / at.Sub(begin).Seconds(), nil
+	}
+}
+
+// manyPayers has n payers pay at the same time, each one cheque after the other.
+func manyPayers(n int, lats *[]time.Duration, pay func(ctx context.Context, i int) error) probe {
+	return func(ctx context.Context, d time.Duration) (float64, error) {
+		var (
+			total atomic.Int64
+			mu    sync.Mutex // guards lats
+		)
+		begin := time.Now()
+		err := each(n, n, func(i int) error {
+			var own []time.Duration
+			for at := begin; at.Sub(begin) < d; {
+				if err := pay(ctx, i); err != nil {
+					return err
+				}
+				now := time.Now()
+				own = append(own, now.Sub(at))
+				at = now
+			}
+			total.Add(int64(len(own)))
+			mu.Lock()
+			*lats = slices.Concat(*lats, own)
+			mu.Unlock()
+			return nil
+		})
+		return float64(total.Load()) / time.Since(begin).Seconds(), err
+	}
 }
 
 // chequeParts measures what a cheque is made of.

@@ -8,8 +8,6 @@ import (
 	"log/slog"
 	"path/filepath"
 	"runtime"
-	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -163,19 +161,7 @@ func chequeHardSerial(ctx context.Context, o *Options) (_ []Figure, err error) {
 		return nil, err
 	}
 	var lats []time.Duration
-	pay := func(ctx context.Context, d time.Duration) (float64, error) {
-		begin := time.Now()
-		at, n := begin, 0
-		for ; at.Sub(begin) < d; n++ {
-			if err := payHard(ctx, pair[0], pair[1]); err != nil {
-				return 0, fmt.Errorf("cheque %d: %w", n, err)
-			}
-			now := time.Now()
-			lats = append(lats, now.Sub(at))
-			at = now
-		}
-		return float64(n) / at.Sub(begin).Seconds(), nil
-	}
+	pay := chequeByCheque(&lats, func(ctx context.Context) error { return payHard(ctx, pair[0], pair[1]) })
 	m, err := rounds(ctx, o, pay, parts(o).hardSerial)
 	if err != nil {
 		return nil, err
@@ -221,31 +207,8 @@ func chequeHardCrowd(ctx context.Context, o *Options) (_ []Figure, err error) {
 	if err := net.openAll(ctx, hub, payers...); err != nil {
 		return nil, err
 	}
-	var (
-		mu   sync.Mutex
-		lats []time.Duration
-	)
-	pay := func(ctx context.Context, d time.Duration) (float64, error) {
-		var total atomic.Int64
-		begin := time.Now()
-		err := each(n, n, func(i int) error {
-			var own []time.Duration
-			for at := begin; at.Sub(begin) < d; {
-				if err := payHard(ctx, payers[i], hub); err != nil {
-					return err
-				}
-				now := time.Now()
-				own = append(own, now.Sub(at))
-				at = now
-			}
-			total.Add(int64(len(own)))
-			mu.Lock()
-			lats = slices.Concat(lats, own)
-			mu.Unlock()
-			return nil
-		})
-		return float64(total.Load()) / time.Since(begin).Seconds(), err
-	}
+	var lats []time.Duration
+	pay := manyPayers(n, &lats, func(ctx context.Context, i int) error { return payHard(ctx, payers[i], hub) })
 	m, err := rounds(ctx, o, pay, parts(o).hardCrowded)
 	if err != nil {
 		return nil, err
