@@ -55,7 +55,7 @@ type link struct {
 var (
 	_ paych.Chain      = (*link)(nil)
 	_ paych.ActorCoder = (*link)(nil)
-	_ paych.Replacer   = (*link)(nil)
+	_ paych.Filler     = (*link)(nil)
 )
 
 // newLink returns a link to the node of cfg, which must name the network and
@@ -272,6 +272,12 @@ func (l *link) Discard(m *paych.SignedMessage) {
 	if c := l.client.Load(); c != nil {
 		c.Discard(m)
 	}
+}
+
+// Fill implements paych.Filler.
+func (l *link) Fill(ctx context.Context, sender address.Address, nonce uint64) error {
+	_, err := via(l, func(c *lotus.Client) (struct{}, error) { return struct{}{}, c.Fill(ctx, sender, nonce) })
+	return err
 }
 
 // RedeemFee is what a payee pays until it has its money.

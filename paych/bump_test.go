@@ -252,3 +252,41 @@ func TestLostNonceFreesTheTurn(t *testing.T) {
 		}
 	})
 }
+
+// A reorganisation deeper than finality takes a message that is booked, and whose
+// bytes are gone. What came after it does not wait for its nonce for ever, also
+// where several are missing, and where the manager was away.
+func TestNoncesLostBelowFinality(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		inTown(t, func(w *town) {
+			p := w.payer
+			ch := w.open(100)
+			w.pass(10)
+			start := w.head()
+			for range 2 {
+				id, err := p.PaychAddFunds(w.ctx, ch, atto(10))
+				if err != nil {
+					t.Fatal(err)
+				}
+				p.ready(id)
+			}
+			if _, err := p.PaychAddFunds(w.ctx, ch, atto(50)); err != nil {
+				t.Fatal(err)
+			}
+			w.pass(1)
+			if restart {
+				p.down()
+			}
+			w.chain.Revert(int(w.head() - start))
+			w.chain.DropPool()
+			if restart {
+				p.start()
+			}
+			w.pass(200)
+			p.funds(ch, 150, 0, 0, 150) // both lost top-ups are seen to be gone
+			if n, err := w.chain.Nonce(w.ctx, p.key, 0); err != nil || n != 4 {
+				t.Errorf("nonce %d, %v: an empty message too many or too few", n, err)
+			}
+		})
+	}
+}

@@ -199,8 +199,10 @@ type outgoing struct {
 	// published is closed when the message was published, or when none could be
 	// made; done when the receipt was booked, or when there will be none.
 	published, done chan struct{}
-	// offered is the epoch of the last fee; await's own.
+	// offered is the epoch of the last fee, or of the last look at a gap before it,
+	// and ahead the nonce that the chain waited for then; await's own.
 	offered abi.ChainEpoch
+	ahead   uint64
 
 	// Guarded by a.mu.
 	msg *message // nil until it is signed
@@ -689,23 +691,24 @@ func (m *Manager) patience() abi.ChainEpoch { return max(1, m.rules.SubmitMargin
 
 // passed reports whether the chain at its finality is past the message's nonce.
 func (m *Manager) passed(o *outgoing) bool {
-	return m.nonce(o, m.params.Finality) > o.msg.signed.Nonce // set once
+	next, ok := m.nonce(o, m.params.Finality)
+	return ok && next > o.msg.signed.Nonce // set once
 }
 
-// nonce is the sender's next at this depth; 0 where that is not known.
-func (m *Manager) nonce(o *outgoing, depth abi.ChainEpoch) uint64 {
+// nonce is the sender's next at this depth; false where that is not known.
+func (m *Manager) nonce(o *outgoing, depth abi.ChainEpoch) (uint64, bool) {
 	r, ok := m.chain.(Replacer)
 	if !ok {
-		return 0
+		return 0, false
 	}
 	ctx, cancel := m.call(m.ctx)
 	defer cancel()
 	n, err := r.Nonce(ctx, o.msg.signed.From, depth)
 	if err != nil {
 		m.log.Warn("nonce not read, will be tried again", "sender", o.msg.signed.From, "err", err)
-		return 0
+		return 0, false
 	}
-	return n
+	return n, true
 }
 
 // late publishes a message again that was not mined in time, or what it is
@@ -714,8 +717,13 @@ func (m *Manager) late(o *outgoing) {
 	o.a.mu.Lock()
 	nonce := o.msg.signed.Nonce
 	o.a.mu.Unlock()
-	next, head := m.nonce(o, 0), m.lastHead()
+	next, known := m.nonce(o, 0)
+	head := m.lastHead()
+	if known && next != o.ahead {
+		o.ahead, o.offered = next, 0 // the sender's messages move
+	}
 	switch {
+	case !known:
 	case next > nonce:
 		return // mined, or taken: Wait tells
 	case o.offered == 0:
@@ -726,6 +734,14 @@ func (m *Manager) late(o *outgoing) {
 		o.offered = head
 		if err := m.bump(o); err != nil {
 			m.log.Warn("late message not replaced", "kind", o.key.kind.String(), "cid", o.msg.id(), "err", err)
+			o.a.mu.Lock()
+			o.err = err
+			o.a.mu.Unlock()
+		}
+	case next < nonce && head-o.offered >= m.patience():
+		o.offered = head
+		if err := m.fill(o, next); err != nil {
+			m.log.Warn("gap before a late message not filled", "kind", o.key.kind.String(), "cid", o.msg.id(), "err", err)
 			o.a.mu.Lock()
 			o.err = err
 			o.a.mu.Unlock()

@@ -104,7 +104,7 @@ type Client struct {
 var (
 	_ paych.Chain      = (*Client)(nil)
 	_ paych.ActorCoder = (*Client)(nil)
-	_ paych.Replacer   = (*Client)(nil)
+	_ paych.Filler     = (*Client)(nil)
 )
 
 // Open connects to a node and makes sure that it is on the right network.

@@ -803,3 +803,36 @@ func TestDenied(t *testing.T) {
 		t.Errorf("%v tells the token", err)
 	}
 }
+
+// A message below a gap of nonces, as a reorganisation leaves it, is mined once
+// empty messages have taken them; a nonce that the node holds or has used is left
+// alone.
+func TestFill(t *testing.T) {
+	f := setup(t, devnet.Config{}, lotus.Config{})
+	f.mine(1)
+	first := f.prepare()
+	f.ok(f.Publish(f.ctx, first))
+	second := f.prepare()
+	f.ok(f.Publish(f.ctx, second))
+	f.mine(2)
+	if _, err := f.Dev().DevReorg(f.ctx, 2, true); err != nil {
+		t.Fatal(err)
+	}
+	f.ok(f.Publish(f.ctx, second))
+	f.mine(2)
+	f.balance(f.b, fil(10)) // it waits behind the lost one
+	for range 2 {
+		f.ok(f.Fill(f.ctx, first.From, first.Nonce))
+	}
+	f.mine(2)
+	f.balance(f.b, fil(11))
+	f.ok(f.Fill(f.ctx, first.From, first.Nonce)) // used
+	next := f.prepare()
+	if next.Nonce != second.Nonce+1 {
+		t.Errorf("nonce %d after %d", next.Nonce, second.Nonce)
+	}
+	f.ok(f.Publish(f.ctx, next))
+	f.ok(f.Fill(f.ctx, next.From, next.Nonce)) // held
+	f.mine(2)
+	f.balance(f.b, fil(12))
+}

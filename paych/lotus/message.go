@@ -462,6 +462,38 @@ func (c *Client) Bump(ctx context.Context, m *paych.SignedMessage) (*paych.Signe
 	return c.sign(ctx, &next)
 }
 
+// Fill implements paych.Filler.
+func (c *Client) Fill(ctx context.Context, sender address.Address, nonce uint64) error {
+	if err := c.trust(ctx); err != nil {
+		return err
+	}
+	from, err := c.ResolveKey(ctx, sender)
+	if err != nil {
+		return err
+	}
+	msg, err := c.price(ctx, &wire.Message{
+		From: from, To: from, Value: big.Zero(), GasFeeCap: big.Zero(), GasPremium: big.Zero(),
+	})
+	if err != nil {
+		return err
+	}
+	msg.Nonce = nonce
+	signed, err := c.sign(ctx, msg)
+	if err != nil {
+		return err
+	}
+	s, err := unpack(signed)
+	if err != nil {
+		return err
+	}
+	c.nonces.keep(from, nonce)
+	err = c.push(ctx, signed.Cid, s)
+	if underpriced(err) || errors.Is(err, ErrNonceTaken) {
+		return nil // the node holds another with the nonce, or it is mined
+	}
+	return err
+}
+
 // Wait implements paych.Chain. It looks at each new head, so a message that a
 // reorganisation took out is waited for again. A message that was published here
 // and is not on the chain is pushed again now and then.

@@ -124,7 +124,7 @@ func (e *envelope) replaces(o *envelope) bool {
 var (
 	_ paych.Chain      = (*Chain)(nil)
 	_ paych.ActorCoder = (*Chain)(nil)
-	_ paych.Replacer   = (*Chain)(nil)
+	_ paych.Filler     = (*Chain)(nil)
 )
 
 // DefaultParams are those of a small chain: a channel settles in 40 epochs.
@@ -289,6 +289,18 @@ func (c *Chain) Bump(_ context.Context, m *paych.SignedMessage) (*paych.SignedMe
 		return nil, fmt.Errorf("paychtest: bump: %w: %d of %d", paych.ErrFeeCap, e.Fee, c.feeCap)
 	}
 	return pack(&e)
+}
+
+// Fill implements paych.Filler.
+func (c *Chain) Fill(ctx context.Context, sender address.Address, nonce uint64) error {
+	c.mu.Lock()
+	e := envelope{From: sender, To: sender, Nonce: nonce, Value: big.Zero(), Fee: max(1, c.floor)}
+	c.mu.Unlock()
+	m, err := pack(&e)
+	if err != nil {
+		return err
+	}
+	return c.Publish(ctx, m)
 }
 
 func pack(e *envelope) (*paych.SignedMessage, error) {
