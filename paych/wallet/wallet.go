@@ -30,6 +30,8 @@ import (
 	filcrypto "github.com/filecoin-project/go-state-types/crypto"
 	"gitlab.com/yawning/secp256k1-voi/secec"
 	"golang.org/x/crypto/blake2b"
+
+	"github.com/tallystick/tally/paych/adaptor"
 )
 
 // ErrNoKey: the wallet does not hold the key of this address.
@@ -118,6 +120,24 @@ func (r *ring) Sign(ctx context.Context, a address.Address, msg []byte) (*filcry
 		return nil, err
 	}
 	return k.sign(msg)
+}
+
+// SignUnder signs the BLAKE2b-256 digest of msg with the key of a, encrypted under
+// y, and returns the public key beside it (paych.PointWallet). Each call gives
+// another signature. ErrNoKey.
+func (r *ring) SignUnder(ctx context.Context, a address.Address, msg []byte, y adaptor.Point) (adaptor.Signature, adaptor.Point, error) {
+	if err := ctx.Err(); err != nil {
+		return adaptor.Signature{}, adaptor.Point{}, err
+	}
+	k, err := r.get(a)
+	if err != nil {
+		return adaptor.Signature{}, adaptor.Point{}, err
+	}
+	sig, err := adaptor.Encrypt(rand.Reader, k.priv, blake2b.Sum256(msg), y)
+	if err != nil {
+		return adaptor.Signature{}, adaptor.Point{}, fmt.Errorf("paych/wallet: sign under a point: %w", err)
+	}
+	return sig, adaptor.Point(k.priv.PublicKey().CompressedBytes()), nil
 }
 
 // List returns the addresses of all keys, in a fixed order.
