@@ -20,9 +20,10 @@
 //
 //	before it …                                has on disk, synced
 //	payer or hop   offers a packet             the packet, with both sides
+//	payee          tells who keeps a packet    the packet
 //	payee          shows the preimage          preimage, and its tab
 //	hop            passes the preimage on      preimage, and both tabs
-//	payer          acks                        its tab
+//	payer          acks                        its tab; where it keeps it, the result
 //
 // Every packet is decided. A fulfil is repeated in each session until it is
 // acked. A reject is not: after each reconnect, and when a packet's time is over,

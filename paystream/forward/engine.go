@@ -79,6 +79,8 @@ type Delivery struct {
 	Part      PartID
 	Token     []byte
 	Data      []byte
+	// Again: it was kept before a restart.
+	Again bool
 }
 
 // Decision is what an endpoint makes of a packet.
@@ -92,13 +94,21 @@ type Decision struct {
 	// fulfil is saved with, before it leaves. The engine calls it once, on its
 	// own goroutine.
 	Record func(*durable.Batch)
+	// Kept, where set, keeps a packet that waits: it is in the journal, is offered
+	// again after a restart, and no clock rejects it before LateHold is over, because
+	// a claim of it may be on its way to the disk. In return the endpoint decides
+	// every such packet, and fulfils one that has expired only if it had claimed it
+	// before, on disk. Kept is called on the engine's goroutine once the packet is
+	// saved: what an endpoint claims before would be lost in a crash. Data and token
+	// may have MaxKept bytes together, else the packet is refused.
+	Kept func()
 }
 
 // Handler is our endpoints.
 type Handler interface {
 	// Packet is called on the engine's goroutine, and must not wait or call the
 	// engine. Where it returns false the packet waits until Decide, or until it
-	// expires.
+	// expires. One that was kept before a restart comes again, before all others.
 	Packet(d *Delivery) (Decision, bool)
 }
 
@@ -113,6 +123,9 @@ type Packet struct {
 	// Part is drawn where it is zero.
 	Part PartID
 	Data []byte
+	// Keep keeps what became of the packet, over restarts, until Forget. It is told
+	// to Config.Kept; Decided must not be set.
+	Keep bool
 	// Record, where set, adds records of the sender to the batch that is saved
 	// before the packet leaves. Not called where the packet is refused here.
 	Record func(*durable.Batch)
@@ -130,7 +143,10 @@ type Result struct {
 	Preimage  tally.Preimage
 	Code      Code
 	Headroom  tally.Amount
-	Data      []byte
+	// Hop is how many hops had taken the packet before the one that rejected it; -1
+	// where that is not known.
+	Hop  int
+	Data []byte
 }
 
 // Err is nil where the packet was fulfilled, else a *RejectError.
@@ -138,7 +154,7 @@ func (r *Result) Err() error {
 	if r.Fulfilled {
 		return nil
 	}
-	return &RejectError{Code: r.Code, Headroom: r.Headroom, Data: append([]byte(nil), r.Data...)}
+	return &RejectError{Code: r.Code, Headroom: r.Headroom, Hop: r.Hop, Data: append([]byte(nil), r.Data...)}
 }
 
 // Config is what an engine needs.
@@ -159,6 +175,12 @@ type Config struct {
 	// Orphan is told what became of packets that were sent before a restart, as
 	// Packet.Decided is of others. Default: nobody.
 	Orphan func(*Result) func(*durable.Batch)
+	// Kept is told what became of packets that were sent with Keep, once that is
+	// saved, and again after each start until Forget. Gone is told of a packet that
+	// an endpoint kept and did not decide before LateHold was over. Both are called
+	// on the engine's goroutine and must not wait. Default: nobody.
+	Kept   func(*Result)
+	Gone   func(PartID)
 	Logger *slog.Logger
 }
 
@@ -231,12 +253,14 @@ type item struct {
 	send   *sending
 	ask    func(*Hop)
 	record func(*durable.Batch)
+	forget *Msg
 }
 
 // sending is a packet or a decision of our own on its way to the engine.
 type sending struct {
 	msg     Msg
 	id      uint64
+	keep    bool
 	done    func(*Result)
 	result  func(*Result) func(*durable.Batch)
 	record  func(*durable.Batch)
@@ -265,6 +289,12 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	}
 	if cfg.Orphan == nil {
 		cfg.Orphan = func(*Result) func(*durable.Batch) { return nil }
+	}
+	if cfg.Kept == nil {
+		cfg.Kept = func(*Result) {}
+	}
+	if cfg.Gone == nil {
+		cfg.Gone = func(PartID) {}
 	}
 	e := &Engine{
 		cfg: cfg, log: cfg.Logger,
@@ -318,7 +348,7 @@ func (e *Engine) restore(ctx context.Context) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("forward: journal of packets: %w", err)
-	case !counted && len(e.hop.links) > 0:
+	case !counted && len(e.hop.links)+len(e.hop.again) > 0:
 		return fmt.Errorf("forward: journal of packets: %w: packets, and no count of ids; restore a backup", errRecord)
 	case !counted:
 		// A node whose store is new may have lost an old one: the clock keeps its
@@ -329,6 +359,35 @@ func (e *Engine) restore(ctx context.Context) error {
 		return fmt.Errorf("forward: journal of packets: %w", err)
 	}
 	return e.cfg.Tabs.Restore(held)
+}
+
+// Sent returns the packets of ours whose sender keeps them: those in flight, and
+// those whose results are not forgotten. Waiting returns the packets of others that
+// an endpoint of ours keeps and has not decided. Both are for callers before Start.
+func (e *Engine) Sent() []PartID {
+	var list []PartID
+	for _, l := range e.hop.links {
+		for _, c := range l.out {
+			if c.in == nil && c.kept {
+				list = append(list, c.part)
+			}
+		}
+	}
+	for part := range e.hop.results {
+		list = append(list, part)
+	}
+	return list
+}
+
+// Waiting: see Sent.
+func (e *Engine) Waiting() []PartID {
+	var list []PartID
+	for i := range e.hop.again {
+		if m := &e.hop.again[i].Msg; m.Kind == MsgPrepare {
+			list = append(list, m.Part)
+		}
+	}
+	return list
 }
 
 // Start begins to work on w.
@@ -383,6 +442,9 @@ func (e *Engine) Send(p *Packet, done func(*Result)) error {
 		return fmt.Errorf("forward: packet with %d bytes of data, %d of token, %d hops: at most %d, %d, %d",
 			len(p.Data), len(p.Token), len(p.Via), MaxData, MaxToken, MaxHops)
 	}
+	if p.Keep && p.Decided != nil {
+		return errors.New("forward: a packet that is kept is decided through Config.Kept; leave Packet.Decided empty")
+	}
 	s := sendings.Get().(*sending)
 	s.msg = Msg{
 		Kind: MsgPrepare, Amount: p.Amount, Expires: p.Expires.UnixMilli(), Condition: p.Condition, Part: p.Part,
@@ -391,9 +453,13 @@ func (e *Engine) Send(p *Packet, done func(*Result)) error {
 	if s.msg.Part == (PartID{}) {
 		_, _ = rand.Read(s.msg.Part[:]) // never fails
 	}
-	s.done, s.result, s.record, s.decided = done, p.Decided, p.Record, nil
+	s.done, s.result, s.record, s.decided, s.keep = done, p.Decided, p.Record, nil, p.Keep
 	return e.put(item{kind: EvSend, send: s})
 }
+
+// Forget tells that the result of a packet that was sent with Keep is not needed
+// any more. A crash may bring it back.
+func (e *Engine) Forget(part PartID) error { return e.put(item{forget: &Msg{Part: part}}) }
 
 // SendWait is Send that waits. Where ctx ends first the packet goes on, and its
 // outcome is lost to the caller.
@@ -478,6 +544,10 @@ func (e *Engine) run() {
 	defer close(e.ended)
 	ticker := time.NewTicker(tickEvery)
 	defer ticker.Stop()
+	if err := e.tellAgain(); err != nil {
+		e.fail(err)
+		return
+	}
 	var spare []item
 	for {
 		tick, last := false, false
@@ -503,6 +573,26 @@ func (e *Engine) run() {
 			return
 		}
 	}
+}
+
+// tellAgain tells what a restart found.
+func (e *Engine) tellAgain() error {
+	list := e.hop.again
+	e.hop.again = nil
+	for i := range list {
+		m := &list[i].Msg
+		if m.Kind == MsgPrepare {
+			if err := e.deliver(e.Now(), list[i].Peer, m, true); err != nil {
+				return err
+			}
+			continue
+		}
+		r := resultOf(m)
+		e.cfg.Kept(&r)
+	}
+	err := e.carryOut()
+	e.wire.Flush()
+	return err
 }
 
 // fail ends the engine: what it cannot save it must not say.
@@ -563,6 +653,8 @@ func (e *Engine) item(now int64, it *item) error {
 			e.sync = true
 		}
 		return nil
+	case it.forget != nil:
+		return e.step(now, &Event{Kind: EvForget, Msg: it.forget})
 	case it.batch != nil:
 		b := it.batch
 		e.done = append(e.done, b)
@@ -595,7 +687,7 @@ func (e *Engine) own(now int64, it *item) error {
 	s := it.send
 	m := e.hop.message(s.msg.Kind, 0)
 	*m = s.msg
-	ev := Event{Kind: it.kind, Peer: it.peer, ID: s.id, Msg: m}
+	ev := Event{Kind: it.kind, Peer: it.peer, ID: s.id, Keep: s.keep, Msg: m}
 	before := len(e.fx)
 	if it.kind == EvSend {
 		ev.Ref = e.remember(pending{s.done, s.result})
@@ -648,21 +740,25 @@ func (e *Engine) step(now int64, ev *Event) error {
 	e.fx = fx
 	if n := len(fx) - 1; n >= before && fx[n].Kind == FxDeliver {
 		e.fx = fx[:n]
-		return e.deliver(now, &fx[n])
+		return e.deliver(now, fx[n].Peer, fx[n].Msg, false)
 	}
 	return nil
 }
 
-func (e *Engine) deliver(now int64, f *Effect) error {
+func (e *Engine) deliver(now int64, from peer.ID, m *Msg, again bool) error {
 	e.stats.delivered.Add(1)
-	m := f.Msg
-	from, id := f.Peer, m.ID
+	id := m.ID
 	d, ok := e.cfg.Handler.Packet(&Delivery{
 		From: from, ID: id, Amount: m.Amount, Expires: time.UnixMilli(m.Expires), Condition: m.Condition,
-		Part: m.Part, Token: m.Token, Data: m.Data,
+		Part: m.Part, Token: m.Token, Data: m.Data, Again: again,
 	})
-	if !ok {
+	switch {
+	case !ok && d.Kept != nil && (again || len(m.Data)+len(m.Token) <= MaxKept):
+		return e.keep(now, from, m, d.Kept, again)
+	case !ok && d.Kept == nil && !again:
 		return nil
+	case !ok: // nobody keeps it any more, or it is too long to be kept
+		d = Decision{Code: CodeRefused}
 	}
 	answer := e.hop.message(MsgReject, id)
 	answer.Preimage, answer.Code, answer.Data = d.Preimage, d.Code, d.Data
@@ -685,6 +781,17 @@ func (e *Engine) deliver(now int64, f *Effect) error {
 	return err
 }
 
+// keep lets a packet wait on disk, and tells its endpoint when it is there.
+func (e *Engine) keep(now int64, from peer.ID, m *Msg, kept func(), again bool) error {
+	if !again {
+		if err := e.step(now, &Event{Kind: EvKeep, Peer: from, ID: m.ID, Msg: m}); err != nil {
+			return err
+		}
+	}
+	e.fx = append(e.fx, Effect{Kind: FxResult, Ref: e.remember(pending{done: func(*Result) { kept() }}), Msg: m})
+	return nil
+}
+
 // carryOut saves first and sends then.
 func (e *Engine) carryOut() error {
 	for i := range e.fx {
@@ -704,6 +811,8 @@ func (e *Engine) carryOut() error {
 			e.wire.Send(f.Peer, f.Msg)
 		case FxResult:
 			e.result(f)
+		case FxGone:
+			e.cfg.Gone(f.Msg.Part)
 		}
 	}
 	clear(e.fx)
@@ -747,10 +856,12 @@ func (e *Engine) save() error {
 	return err
 }
 
-// resultOf is f as callers see it.
-func resultOf(f *Effect) Result {
-	m := f.Msg
-	return Result{Part: m.Part, Fulfilled: m.Kind == MsgFulfil, Preimage: m.Preimage, Code: m.Code, Headroom: m.Headroom, Data: m.Data}
+// resultOf is m as callers see it.
+func resultOf(m *Msg) Result {
+	return Result{
+		Part: m.Part, Fulfilled: m.Kind == MsgFulfil, Preimage: m.Preimage, Code: m.Code, Headroom: m.Headroom,
+		Hop: int(m.Hop) - 1, Data: m.Data,
+	}
 }
 
 // maxRejects bounds the records of rejects that wait for a batch that is synced.
@@ -760,12 +871,15 @@ const maxRejects = 1024
 // the end of its journal record; a later record is in no earlier batch.
 func (e *Engine) decided(f *Effect) {
 	decided := e.cfg.Orphan
-	if f.Ref != 0 {
+	switch {
+	case f.Kept:
+		return // told when it is saved
+	case f.Ref != 0:
 		if decided = e.results[f.Ref-1].decided; decided == nil {
 			return
 		}
 	}
-	r := resultOf(f)
+	r := resultOf(f.Msg)
 	record := decided(&r)
 	if record == nil || e.cfg.Store == nil {
 		return
@@ -778,6 +892,10 @@ func (e *Engine) decided(f *Effect) {
 
 // result tells the caller after it.
 func (e *Engine) result(f *Effect) {
+	r := resultOf(f.Msg)
+	if f.Kept {
+		e.cfg.Kept(&r)
+	}
 	if f.Ref == 0 {
 		return
 	}
@@ -785,7 +903,6 @@ func (e *Engine) result(f *Effect) {
 	e.results[f.Ref-1] = pending{}
 	e.free = append(e.free, f.Ref)
 	if done != nil {
-		r := resultOf(f)
 		done(&r)
 	}
 }

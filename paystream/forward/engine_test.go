@@ -248,6 +248,154 @@ func TestDecidedSharesTheBatch(t *testing.T) {
 	}
 }
 
+// keeper keeps every packet, as an endpoint does that decides later.
+type keeper struct {
+	mu    sync.Mutex
+	seen  map[PartID]Delivery
+	again int
+	kept  []PartID
+}
+
+func (k *keeper) Packet(d *Delivery) (Decision, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.seen == nil {
+		k.seen = make(map[PartID]Delivery)
+	}
+	k.seen[d.Part] = *d
+	if d.Again {
+		k.again++
+	}
+	return Decision{Kept: func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.kept = append(k.kept, d.Part)
+	}}, false
+}
+
+func (k *keeper) figures() (again, kept int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.again, len(k.kept)
+}
+
+// TestKept: a packet that waits at its payee waits over a restart, past its expiry,
+// and what became of it is told to its sender until that forgets it.
+func TestKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stores := [2]*durabletest.Crash{durabletest.NewMemCrash(), durabletest.NewMemCrash()}
+		var told []Result
+		k := new(keeper)
+		var tabs [2]*testTabs
+		var wires [2]*pairWire
+		start := func() (engines [2]*Engine) {
+			for i, name := range []peer.ID{"a", "b"} {
+				saved := map[peer.ID]tally.Balance{}
+				if tabs[i] != nil {
+					saved = tabs[i].balance
+				}
+				tabs[i] = &testTabs{fakeTabs: newFakeTabs(saved)}
+				cfg := Config{Self: name, Tabs: tabs[i], Store: stores[i].Store, Handler: k}
+				if i == 0 {
+					cfg.Kept = func(r *Result) { told = append(told, *r) }
+				}
+				e, err := New(t.Context(), cfg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				engines[i] = e
+			}
+			for i, name := range []peer.ID{"a", "b"} {
+				other := []peer.ID{"b", "a"}[i]
+				wires[i] = &pairWire{self: name, other: other, to: engines[1-i]}
+			}
+			return engines
+		}
+		run := func(e [2]*Engine) {
+			e[0].Start(wires[0])
+			e[1].Start(wires[1])
+			e[0].Up("b", 10)
+			e[1].Up("a", 10)
+			synctest.Wait()
+		}
+		restart := func(e [2]*Engine) [2]*Engine {
+			if err := errors.Join(e[0].Close(), e[1].Close()); err != nil {
+				t.Fatal(err)
+			}
+			for i := range stores {
+				clone := stores[i].Clone()
+				_ = stores[i].Close()
+				stores[i] = clone
+			}
+			return start()
+		}
+		e := start()
+		run(e)
+		p := testPacket("wait")
+		p.Keep, p.Part = true, PartID{1}
+		long := testPacket(strings.Repeat("x", MaxKept+1))
+		long.Keep, long.Part = true, PartID{2}
+		if err := errors.Join(e[0].Send(p, nil), e[0].Send(long, nil)); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if _, kept := k.figures(); kept != 1 || len(told) != 1 || told[0].Part != long.Part || told[0].Code != CodeRefused || told[0].Hop != 1 {
+			t.Fatalf("%d kept, told %+v", kept, told)
+		}
+		if err := e[0].Forget(long.Part); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(40 * time.Second) // bubble: it expires
+		e = restart(e)
+		if sent, waiting := e[0].Sent(), e[1].Waiting(); len(sent) != 1 || sent[0] != p.Part || len(waiting) != 1 || waiting[0] != p.Part {
+			t.Fatalf("sent %v, waiting %v", sent, waiting)
+		}
+		run(e)
+		time.Sleep(10 * time.Second) // bubble: syncs come and go
+		if again, kept := k.figures(); again != 1 || kept != 2 {
+			t.Fatalf("%d again, %d kept", again, kept)
+		}
+		d := k.seen[p.Part]
+		decided := make(chan error, 1)
+		if err := e[1].Decide(d.From, d.ID, &Decision{Fulfil: true, Preimage: testSecret}, func(err error) { decided <- err }); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-decided; err != nil {
+			t.Fatalf("a late claim: %v", err)
+		}
+		synctest.Wait()
+		for range 2 {
+			last := told[len(told)-1]
+			if last.Part != p.Part || !last.Fulfilled || last.Preimage != testSecret {
+				t.Fatalf("told %+v", told)
+			}
+			e = restart(e)
+			if sent := e[0].Sent(); len(sent) != 1 || len(e[1].Waiting()) != 0 {
+				t.Fatalf("sent %v", sent)
+			}
+			run(e)
+		}
+		if len(told) != 4 { // the long one, the fulfil, and twice again
+			t.Fatalf("told %+v", told)
+		}
+		if err := e[0].Forget(p.Part); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second) // bubble: a tick saves it
+		e = restart(e)
+		if sent := e[0].Sent(); len(sent) != 0 {
+			t.Fatalf("forgotten, and there: %v", sent)
+		}
+		run(e)
+		if tabs[0].balance["b"] != -10 || tabs[1].balance["a"] != 10 || len(tabs[0].held)+len(tabs[1].held) != 0 {
+			t.Fatalf("balances %v and %v", tabs[0].balance, tabs[1].balance)
+		}
+		if err := errors.Join(e[0].Close(), e[1].Close(), stores[0].Close(), stores[1].Close()); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 // TestSave: a record that belongs to no packet lies behind those before it.
 func TestSave(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -139,8 +139,9 @@ func (r *Rules) Fee(amount tally.Amount) (tally.Amount, bool) {
 //	                  │
 //	                  └──▶ rejected, timed out: both released, gone
 //
-// A packet of our own has no in side and is gone once it is decided. A packet
-// for us has no out side.
+// A packet of our own has no in side and is gone once it is decided; where its
+// sender keeps it, what became of it stays until that is forgotten. A packet for us
+// has no out side; where its endpoint keeps it, it waits on disk until it is decided.
 type circuit struct {
 	// key names the record in the journal; where there is an out side it is the
 	// packet's id there.
@@ -162,8 +163,19 @@ type circuit struct {
 	condition Condition
 	part      PartID
 	fulfilled bool
-	preimage  tally.Preimage
-	ref       uint64 // of a packet of our own; 0: sent before a restart
+	// kept: of a packet for us, that its endpoint decides it, and no clock before
+	// the late hold is over; of one of our own, that its result is kept.
+	kept     bool
+	preimage tally.Preimage
+	ref      uint64 // of a packet of our own; 0: sent before a restart
+}
+
+// ends is when a packet for us that nobody decides is rejected.
+func (c *circuit) ends() int64 {
+	if c.kept {
+		return c.expiresIn + lateHold
+	}
+	return c.expiresIn
 }
 
 // link is the relation with one neighbour.
@@ -209,7 +221,7 @@ const (
 	// EvDown: it has ended.
 	EvDown
 	// EvSend: Msg, a prepare without id, is to be sent for a caller that knows
-	// it as Ref.
+	// it as Ref. Keep: its result stays until EvForget.
 	EvSend
 	// EvFulfil: the packet ID of Peer, which is for us, is fulfilled with
 	// Msg.Preimage and Msg.Data.
@@ -218,6 +230,11 @@ const (
 	EvReject
 	// EvTick: about a second passed.
 	EvTick
+	// EvKeep: the packet ID of Peer, which is for us, waits for its endpoint. Msg
+	// has its data and token.
+	EvKeep
+	// EvForget: the result of the packet Msg.Part of our own is not needed any more.
+	EvForget
 )
 
 // Event is one input of Step.
@@ -227,6 +244,7 @@ type Event struct {
 	ID     uint64
 	Ref    uint64
 	Window int
+	Keep   bool
 	Msg    *Msg
 }
 
@@ -247,8 +265,11 @@ const (
 	// FxSend: Msg goes to Peer.
 	FxSend
 	// FxResult: the packet Ref of our own is decided: Msg is a fulfil or a
-	// reject. It waits for saves like a send.
+	// reject. It waits for saves like a send. Kept: its sender keeps it.
 	FxResult
+	// FxGone: the packet Msg.Part, which was kept for an endpoint of ours, was
+	// rejected because its time is over. It waits for saves like a send.
+	FxGone
 )
 
 // Effect is one duty of the shell. Msg is good until the core is stepped after
@@ -258,6 +279,7 @@ type Effect struct {
 	Peer   peer.ID
 	Key    uint64
 	Ref    uint64
+	Kept   bool
 	Msg    *Msg
 	Record []byte
 }
@@ -273,6 +295,10 @@ type Hop struct {
 
 	links map[peer.ID]*link
 	parts map[PartID]struct{}
+	// results are the keys of what became of packets that their sender keeps.
+	results map[PartID]uint64
+	// What a restart found: results, and packets that wait for an endpoint.
+	again []Again
 
 	nextID, idLimit uint64
 	earned          tally.Amount // fees of all time
@@ -298,7 +324,7 @@ type HopConfig struct {
 func NewHop(c HopConfig) *Hop {
 	h := &Hop{
 		self: c.Self, rules: c.Rules.Complete(), account: c.Account, routes: c.Routes, journal: c.Journal,
-		links: make(map[peer.ID]*link), parts: make(map[PartID]struct{}),
+		links: make(map[peer.ID]*link), parts: make(map[PartID]struct{}), results: make(map[PartID]uint64),
 		nextID: max(1, c.FirstID), idLimit: 1<<64 - 1,
 		msgs: make([]Msg, 0, 64),
 	}
@@ -399,6 +425,10 @@ func (h *Hop) Step(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 		return h.rejectOurs(ev, fx)
 	case EvTick:
 		return h.tick(now, fx), nil
+	case EvKeep:
+		return h.keepOurs(ev, fx)
+	case EvForget:
+		return h.forgetResult(ev.Msg.Part, fx), nil
 	default:
 		return fx, fmt.Errorf("forward: no such event: %d", ev.Kind)
 	}
@@ -439,16 +469,19 @@ func (h *Hop) prepare(now int64, l *link, m *Msg, fx []Effect) ([]Effect, error)
 		return fx, errIDTwice
 	}
 	l.lastIn = m.ID
-	refuse := func(code Code, headroom tally.Amount) []Effect { return h.refuse(l, m.ID, code, headroom, fx) }
+	refuse := func(hop uint8, code Code, headroom tally.Amount) []Effect {
+		return h.refuse(l, m.ID, hop, code, headroom, fx)
+	}
 	if code := h.vet(now, m); code != CodeUnset {
-		return refuse(code, 0), nil
+		return refuse(hopIn, code, 0), nil
 	}
 	if m.Dest == h.self {
 		if m.Expires <= now {
-			return refuse(CodeRefused, 0), nil
+			return refuse(hopOut, CodeRefused, 0), nil // as the endpoint's own
 		}
 		if err := h.account.Hold(l.peer, m.ID, In, m.Amount); err != nil {
-			return refuse(holdCode(err)), nil
+			code, headroom := holdCode(err)
+			return refuse(hopIn, code, headroom), nil
 		}
 		c := h.newCircuit()
 		c.in, c.inID, c.amountIn, c.expiresIn = l, m.ID, m.Amount, m.Expires
@@ -463,23 +496,25 @@ func (h *Hop) prepare(now int64, l *link, m *Msg, fx []Effect) ([]Effect, error)
 	expires := m.Expires - h.rules.HopDelta.Milliseconds()
 	switch {
 	case m.HopsLeft == 0:
-		return refuse(CodeTooManyHops, 0), nil
+		return refuse(hopOut, CodeTooManyHops, 0), nil
 	case next == nil:
-		return refuse(CodeNoRoute, 0), nil
+		return refuse(hopOut, CodeNoRoute, 0), nil
 	case !fits || fee > m.Amount || fee == m.Amount && fee > 0:
-		return refuse(CodeTooSmall, 0), nil
+		return refuse(hopOut, CodeTooSmall, 0), nil
 	case expires <= now:
-		return refuse(CodeExpiryTooSoon, 0), nil
+		return refuse(hopOut, CodeExpiryTooSoon, 0), nil
 	case len(next.out) >= next.window, next.outBytes+len(m.Data) > maxOutBytes:
-		return refuse(CodeBusy, 0), nil
+		return refuse(hopOut, CodeBusy, 0), nil
 	}
 	if err := h.account.Hold(l.peer, m.ID, In, m.Amount); err != nil {
-		return refuse(holdCode(err)), nil
+		code, headroom := holdCode(err)
+		return refuse(hopIn, code, headroom), nil
 	}
 	amount := m.Amount - fee
 	if err := h.account.Hold(next.peer, h.nextID, Out, amount); err != nil {
 		h.release(l.peer, m.ID, In)
-		return refuse(holdCode(err)), nil
+		code, headroom := holdCode(err)
+		return refuse(hopOut, code, headroom), nil
 	}
 	var id uint64
 	id, fx = h.takeID(fx)
@@ -548,9 +583,9 @@ func holdCode(err error) (Code, tally.Amount) {
 }
 
 // refuse answers a packet of which nothing was kept.
-func (h *Hop) refuse(l *link, id uint64, code Code, headroom tally.Amount, fx []Effect) []Effect {
+func (h *Hop) refuse(l *link, id uint64, hop uint8, code Code, headroom tally.Amount, fx []Effect) []Effect {
 	r := h.message(MsgReject, id)
-	r.Code, r.Headroom = code, headroom
+	r.Code, r.Headroom, r.Hop = code, headroom, hop
 	return append(fx, Effect{Kind: FxSend, Peer: l.peer, Msg: r})
 }
 
@@ -571,14 +606,17 @@ func (h *Hop) send(now int64, ev *Event, fx []Effect) []Effect {
 	m := ev.Msg
 	refuse := func(code Code, headroom tally.Amount) []Effect {
 		r := h.message(MsgReject, 0)
-		r.Code, r.Headroom, r.Part = code, headroom, m.Part
-		return append(fx, Effect{Kind: FxResult, Ref: ev.Ref, Msg: r})
+		r.Code, r.Headroom, r.Part, r.Hop = code, headroom, m.Part, hopIn // the first hop
+		return append(fx, Effect{Kind: FxResult, Ref: ev.Ref, Kept: ev.Keep, Msg: r})
 	}
 	if code := h.vet(now, m); code != CodeUnset {
 		return refuse(code, 0)
 	}
 	next, via := h.next(m, nil)
+	_, again := h.results[m.Part]
 	switch {
+	case again:
+		return refuse(CodeLoop, 0)
 	case m.Dest == h.self, next == nil:
 		return refuse(CodeNoRoute, 0)
 	case m.Expires <= now:
@@ -592,7 +630,7 @@ func (h *Hop) send(now int64, ev *Event, fx []Effect) []Effect {
 	var id uint64
 	id, fx = h.takeID(fx)
 	c := h.newCircuit()
-	c.key, c.mark, c.ref = id, next.asked, ev.Ref
+	c.key, c.mark, c.ref, c.kept = id, next.asked, ev.Ref, ev.Keep
 	c.out, c.amountOut, c.expiresOut = next, m.Amount, m.Expires
 	c.condition, c.part = m.Condition, m.Part
 	c.size = len(m.Data)
@@ -632,11 +670,11 @@ func (h *Hop) fulfil(now int64, l *link, m *Msg, fx []Effect) ([]Effect, error) 
 	if c.in != nil {
 		return h.ack(l, id, h.settle(c, m, fx)), nil
 	}
-	if h.journal { // with the tab, in one batch
+	m.Part = c.part
+	if fx = h.keepResult(c, m, fx); h.journal && !c.kept { // with the tab, in one batch
 		fx = append(fx, Effect{Kind: FxSave, Key: c.key})
 	}
-	m.Part = c.part
-	fx = append(fx, Effect{Kind: FxResult, Ref: c.ref, Msg: m})
+	fx = append(fx, Effect{Kind: FxResult, Ref: c.ref, Kept: c.kept, Msg: m})
 	h.recycle(c)
 	return h.ack(l, id, fx), nil
 }
@@ -678,15 +716,20 @@ func (h *Hop) undo(c *circuit, m *Msg, fx []Effect) []Effect {
 	c.out.take(c)
 	delete(h.parts, c.part)
 	h.drop(c.out)
-	fx = h.forget(c, fx)
 	m.Kind, m.Part = MsgReject, c.part
+	if fx = h.keepResult(c, m, fx); c.in != nil || !c.kept {
+		fx = h.forget(c, fx)
+	}
 	if c.in == nil {
-		fx = append(fx, Effect{Kind: FxResult, Ref: c.ref, Msg: m})
+		fx = append(fx, Effect{Kind: FxResult, Ref: c.ref, Kept: c.kept, Msg: m})
 	} else {
 		h.release(c.in.peer, c.inID, In)
 		delete(c.in.in, c.inID)
 		h.drop(c.in)
 		m.ID = c.inID
+		if m.Hop != hopUnknown {
+			m.Hop++ // it is one more for who gets it
+		}
 		fx = append(fx, Effect{Kind: FxSend, Peer: c.in.peer, Msg: m})
 	}
 	h.recycle(c)
@@ -699,7 +742,7 @@ func (h *Hop) release(p peer.ID, id uint64, dir Dir) { _ = h.account.Release(p, 
 
 func (h *Hop) timeout() *Msg {
 	m := h.message(MsgReject, 0)
-	m.Code = CodeTimeout
+	m.Code, m.Hop = CodeTimeout, hopIn
 	return m
 }
 
@@ -719,10 +762,44 @@ func (h *Hop) ours(ev *Event) *circuit {
 	return c
 }
 
-// fulfilOurs shows the preimage of a packet that is for us.
+// keepOurs lets a packet that is for us wait on disk.
+func (h *Hop) keepOurs(ev *Event, fx []Effect) ([]Effect, error) {
+	c := h.ours(ev)
+	if c == nil || c.kept || len(ev.Msg.Data)+len(ev.Msg.Token) > MaxKept {
+		return fx, ErrNotHeld
+	}
+	c.kept = true
+	if !h.journal {
+		return fx, nil
+	}
+	c.key, fx = h.takeID(fx)
+	return h.saveKept(c, ev.Msg, fx), nil
+}
+
+// keepResult saves what became of a packet of our own that its sender keeps, in
+// the place of the packet.
+func (h *Hop) keepResult(c *circuit, m *Msg, fx []Effect) []Effect {
+	if c.in != nil || !c.kept || !h.journal {
+		return fx
+	}
+	h.results[c.part] = c.key
+	return append(fx, Effect{Kind: FxSave, Key: c.key, Record: resultRecord(m)})
+}
+
+func (h *Hop) forgetResult(part PartID, fx []Effect) []Effect {
+	key, ok := h.results[part]
+	if !ok {
+		return fx
+	}
+	delete(h.results, part)
+	return append(fx, Effect{Kind: FxDelete, Key: key})
+}
+
+// fulfilOurs shows the preimage of a packet that is for us. One that is kept may be
+// shown late: its endpoint had claimed it in time, and stopped before it said so.
 func (h *Hop) fulfilOurs(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 	c := h.ours(ev)
-	if c == nil || now >= c.expiresIn {
+	if c == nil || now >= c.ends() {
 		return fx, ErrNotHeld // tick rejects what is over
 	}
 	if !c.condition.Opens(&ev.Msg.Preimage) {
@@ -732,7 +809,7 @@ func (h *Hop) fulfilOurs(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 		return fx, fmt.Errorf("forward: book packet %d of %s: %w", ev.ID, ev.Peer, err)
 	}
 	delete(h.parts, c.part)
-	if h.journal {
+	if h.journal && c.key == 0 {
 		c.key, fx = h.takeID(fx)
 	}
 	return h.settle(c, ev.Msg, fx), nil
@@ -748,8 +825,11 @@ func (h *Hop) rejectOurs(ev *Event, fx []Effect) ([]Effect, error) {
 	delete(l.in, ev.ID)
 	delete(h.parts, c.part)
 	h.drop(l)
+	if c.key != 0 { // synced: a packet that came back would be claimed in vain
+		fx = append(fx, Effect{Kind: FxSave, Key: c.key})
+	}
 	h.recycle(c)
-	ev.Msg.Kind, ev.Msg.ID = MsgReject, ev.ID
+	ev.Msg.Kind, ev.Msg.ID, ev.Msg.Hop = MsgReject, ev.ID, hopOut
 	return append(fx, Effect{Kind: FxSend, Peer: ev.Peer, Msg: ev.Msg}), nil
 }
 
@@ -836,7 +916,7 @@ func (h *Hop) sync(l *link, m *Msg, fx []Effect) ([]Effect, error) {
 			continue
 		}
 		r := h.message(MsgReject, 0)
-		r.Code = CodeLinkLost
+		r.Code, r.Hop = CodeLinkLost, hopIn
 		fx = h.undo(c, r, fx)
 	}
 	return fx, nil
@@ -874,7 +954,7 @@ func (h *Hop) tick(now int64, fx []Effect) []Effect {
 // node decides.
 func (h *Hop) tickIn(now int64, l *link, fx []Effect) []Effect {
 	over := func(c *circuit) bool {
-		return c.fulfilled && now >= c.expiresIn+lateHold || !c.fulfilled && c.out == nil && now >= c.expiresIn
+		return c.fulfilled && now >= c.expiresIn+lateHold || !c.fulfilled && c.out == nil && now >= c.ends()
 	}
 	var due []uint64
 	for id, c := range l.in {
@@ -891,8 +971,11 @@ func (h *Hop) tickIn(now int64, l *link, fx []Effect) []Effect {
 			continue
 		}
 		m := h.message(MsgReject, id)
-		m.Code = CodeRefused
-		fx, _ = h.rejectOurs(&Event{Peer: l.peer, ID: id, Msg: m}, fx) // it is ours and live
+		m.Code, m.Part = CodeRefused, l.in[id].part
+		kept := l.in[id].kept
+		if fx, _ = h.rejectOurs(&Event{Peer: l.peer, ID: id, Msg: m}, fx); kept { // it is ours and live
+			fx = append(fx, Effect{Kind: FxGone, Msg: m})
+		}
 	}
 	return fx
 }
@@ -963,6 +1046,11 @@ func (h *Hop) Check() error {
 	}
 	if live != len(h.parts) {
 		return broken("parts", "%d live packets, %d part ids", live, len(h.parts))
+	}
+	for part := range h.results {
+		if _, lives := h.parts[part]; lives {
+			return broken("one-result", "packet %x lives and has a result", part)
+		}
 	}
 	return nil
 }

@@ -309,6 +309,158 @@ func TestOurPackets(t *testing.T) {
 	}
 }
 
+// A packet that its endpoint keeps is on disk, is live in sync after a restart, and
+// may be fulfilled late; only the late hold ends it.
+func TestKeptPackets(t *testing.T) {
+	tab := newFakeTabs(map[peer.ID]tally.Balance{})
+	config := HopConfig{Self: "self", Account: tab, Journal: true}
+	x := &hopBench{t: t, tab: tab, now: testNow, hop: NewHop(config)}
+	x.do(Event{Kind: EvUp, Peer: "left", Window: 4})
+	records := make(map[uint64][]byte)
+	save := func(fx []Effect) {
+		for _, f := range fx {
+			if f.Kind == FxSave {
+				if records[f.Key] = f.Record; f.Record == nil {
+					delete(records, f.Key)
+				}
+			}
+		}
+	}
+	for id := uint64(1); id <= 3; id++ {
+		m := testPrepare(id, func(m *Msg) { m.Dest, m.Token = "self", []byte("token") })
+		x.from("left", m)
+		save(x.do(Event{Kind: EvKeep, Peer: "left", ID: id, Msg: m}))
+	}
+	if _, err := x.step(Event{Kind: EvKeep, Peer: "left", ID: 1, Msg: &Msg{}}); !errors.Is(err, ErrNotHeld) {
+		t.Fatalf("kept twice: %v", err)
+	}
+	long := testPrepare(4, func(m *Msg) { m.Dest, m.Data = "self", make([]byte, MaxKept+1) })
+	x.from("left", long)
+	if _, err := x.step(Event{Kind: EvKeep, Peer: "left", ID: 4, Msg: long}); !errors.Is(err, ErrNotHeld) {
+		t.Fatalf("kept with too much data: %v", err)
+	}
+
+	config.Account = newFakeTabs(map[peer.ID]tally.Balance{})
+	x = &hopBench{t: t, tab: config.Account.(*fakeTabs), now: testNow + 31_000, hop: NewHop(config)}
+	var held []Held
+	for key, rec := range records {
+		var err error
+		if held, err = x.hop.Restore(key, rec, held); err != nil {
+			t.Fatal(err)
+		}
+	}
+	x.tab.restore(held)
+	if x.tab.inFlight("left", In) != 300 || len(x.hop.Again()) != 3 {
+		t.Fatalf("held %v, %d wait", held, len(x.hop.Again()))
+	}
+	for _, a := range x.hop.Again() {
+		if m := a.Msg; a.Peer != "left" || m.Amount != 100 || m.Expires != testNow+30_000 || string(m.Token) != "token" || string(m.Data) != "data" {
+			t.Fatalf("again %+v", m)
+		}
+	}
+	x.do(Event{Kind: EvUp, Peer: "left", Window: 4})
+	if fx := x.from("left", &Msg{Kind: MsgSyncAsk, Round: 1}); len(fx[0].Msg.Live) != 3 {
+		t.Fatalf("sync %+v", fx[0].Msg)
+	}
+	if fx := x.do(Event{Kind: EvTick}); len(fx) != 0 {
+		t.Fatalf("expired, and ended by the clock: %+v", fx)
+	}
+	x.now = testNow + 30_000 + lateHold - 1
+	x.do(Event{Kind: EvFulfil, Peer: "left", ID: 1, Msg: &Msg{Preimage: testSecret}})
+	fx := x.do(Event{Kind: EvReject, Peer: "left", ID: 2, Msg: &Msg{Code: CodeApplication}})
+	if x.tab.balance["left"] != 100 || fx[0].Kind != FxSave || fx[0].Record != nil || fx[1].Msg.Kind != MsgReject {
+		t.Fatalf("balance %d, effects %+v", x.tab.balance["left"], fx)
+	}
+	x.now++
+	if _, err := x.step(Event{Kind: EvFulfil, Peer: "left", ID: 3, Msg: &Msg{Preimage: testSecret}}); !errors.Is(err, ErrNotHeld) {
+		t.Fatalf("after the late hold: %v", err)
+	}
+	fx = x.do(Event{Kind: EvTick})
+	if len(fx) != 4 || fx[3].Kind != FxGone || fx[3].Msg.Part != testPrepare(3).Part {
+		t.Fatalf("effects %+v", fx)
+	}
+}
+
+// What became of a packet stays until its sender forgets it.
+func TestKeptResults(t *testing.T) {
+	x := newHopBench(t, Rules{})
+	x.hop.journal = true
+	send := func(id uint64) []Effect {
+		return x.do(Event{Kind: EvSend, Ref: id, Keep: true, Msg: testPrepare(id)})
+	}
+	send(1)
+	send(2)
+	fx := x.from("right", &Msg{Kind: MsgFulfil, ID: 100, Preimage: testSecret})
+	if fx[0].Kind != FxSave || len(fx[0].Record) == 0 || fx[1].Kind != FxResult || !fx[1].Kept {
+		t.Fatalf("effects %+v", fx)
+	}
+	records := map[uint64][]byte{100: fx[0].Record}
+	fx = x.from("right", &Msg{Kind: MsgReject, ID: 101, Code: CodeHeadroom, Headroom: 7, Hop: 2})
+	if fx[0].Kind != FxSave || len(fx[0].Record) == 0 || fx[1].Kind != FxResult || fx[1].Msg.Hop != 2 {
+		t.Fatalf("effects %+v", fx)
+	}
+	records[101] = fx[0].Record
+	if fx = send(1); fx[0].Msg.Code != CodeLoop {
+		t.Fatalf("sent again while its result is kept: %+v", fx[0].Msg)
+	}
+	h := NewHop(HopConfig{Self: "self", Account: x.tab, Journal: true})
+	for _, key := range []uint64{100, 101} {
+		if _, err := h.Restore(key, records[key], nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one, two := h.Again()[0].Msg, h.Again()[1].Msg
+	if one.Kind != MsgFulfil || one.Preimage != testSecret || one.Part != testPrepare(1).Part {
+		t.Fatalf("again %+v", one)
+	}
+	if two.Kind != MsgReject || two.Code != CodeHeadroom || two.Headroom != 7 || two.Hop != 2 {
+		t.Fatalf("again %+v", two)
+	}
+	fx = x.do(Event{Kind: EvForget, Msg: &Msg{Part: one.Part}})
+	if len(fx) != 1 || fx[0].Kind != FxDelete || fx[0].Key != 100 {
+		t.Fatalf("effects %+v", fx)
+	}
+	if fx = x.do(Event{Kind: EvForget, Msg: &Msg{Part: one.Part}}); len(fx) != 0 {
+		t.Fatalf("forgotten twice: %+v", fx)
+	}
+	if fx = send(1); fx[len(fx)-1].Msg.Kind != MsgPrepare {
+		t.Fatalf("after it is forgotten: %+v", fx)
+	}
+}
+
+// A reject says which hop failed, to each node counted from itself.
+func TestRejectNamesItsHop(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(x *hopBench, m *Msg)
+		want   uint8
+	}{
+		{"no room on the way in", func(_ *hopBench, m *Msg) { m.Amount = 1001 }, hopIn},
+		{"no room on the way out", func(x *hopBench, _ *Msg) { x.tab.balance["right"] = -950 }, hopOut},
+		{"no route", func(_ *hopBench, m *Msg) { m.Dest = "nobody" }, hopOut},
+		{"a lock", func(_ *hopBench, m *Msg) { m.Locked = true }, hopIn},
+		{"the payee", func(x *hopBench, m *Msg) { m.Dest, m.Expires = "self", x.now }, hopOut},
+	} {
+		x := newHopBench(t, Rules{})
+		m := testPrepare(1)
+		c.change(x, m)
+		if fx := x.from("left", m); fx[0].Msg.Kind != MsgReject || fx[0].Msg.Hop != c.want {
+			t.Errorf("%s: %+v", c.name, fx[0].Msg)
+		}
+	}
+	for in, want := range map[uint8]uint8{0: 0, 1: 2, 20: 21} {
+		x := newHopBench(t, Rules{})
+		x.from("left", testPrepare(1))
+		if fx := x.from("right", &Msg{Kind: MsgReject, ID: 100, Code: CodeBusy, Hop: in}); fx[0].Msg.Hop != want {
+			t.Errorf("hop %d is passed on as %d", in, fx[0].Msg.Hop)
+		}
+	}
+	x := newHopBench(t, Rules{})
+	if fx := x.do(Event{Kind: EvSend, Ref: 1, Msg: testPrepare(1, func(m *Msg) { m.Amount = 1001 })}); fx[0].Msg.Hop != hopIn {
+		t.Errorf("our own first hop: %+v", fx[0].Msg)
+	}
+}
+
 func TestRouteOfThePayer(t *testing.T) {
 	x := newHopBench(t, Rules{})
 	fx := x.from("left", testPrepare(1, func(m *Msg) { m.Dest, m.Via = "beyond", []peer.ID{"right", "next"} }))
@@ -349,7 +501,10 @@ func TestFee(t *testing.T) {
 func TestRestoreRefusesDamage(t *testing.T) {
 	x := newSimNet(t, 3)
 	x.offer(3, 50)
-	for i, n := range x.nodes[:2] {
+	x.offer(100, 50)
+	for x.deliver(first) { // one waits at the payee
+	}
+	for i, n := range x.nodes {
 		for key, rec := range n.records {
 			for cut := range len(rec) {
 				h := NewHop(HopConfig{Self: n.id, Account: n.tabs, Journal: true})
@@ -387,7 +542,7 @@ func FuzzHopStep(f *testing.F) {
 			in = in[6:]
 			p := []peer.ID{"left", "right", "nobody"}[b[0]>>4%3]
 			m := testPrepare(uint64(b[1]), func(m *Msg) {
-				m.Kind = MsgKind(b[2] % 8)
+				m.Kind, m.Hop = MsgKind(b[2]%8), b[3]
 				m.Amount = tally.Amount(b[3]) << (b[4] % 64)
 				m.Dest = []peer.ID{"self", "far", "back", "left"}[b[5]%4]
 				m.Round, m.Preimage, m.HopsLeft = uint64(b[3]%4), testSecret, b[5]/8
@@ -400,7 +555,10 @@ func FuzzHopStep(f *testing.F) {
 				m.ID = uint64(b[1]) + 100*uint64(b[2]>>7)
 			}
 			x.now += int64(b[4]) * int64(b[4])
-			ev := Event{Kind: EventKind(b[0]%8) + 1, Peer: p, ID: uint64(b[1]), Window: int(b[3]), Ref: 1, Msg: m}
+			ev := Event{
+				Kind: EventKind(b[0]%16)%(EvForget+1) + 1, Peer: p, ID: uint64(b[1]), Window: int(b[3]), Ref: 1,
+				Keep: b[3]%2 == 0, Msg: m,
+			}
 			held := len(x.tab.held)
 			if _, err := x.step(ev); err != nil && len(x.tab.held) != held {
 				t.Fatalf("%v, and the holds changed", err)

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -32,6 +33,10 @@ const (
 	recIn byte = 1 << iota
 	recOut
 	recFulfilled
+	// recKept: its sender or its endpoint keeps the packet.
+	recKept
+	// recResult: what became of a packet that its sender keeps.
+	recResult
 )
 
 // save puts the circuit's record among the effects.
@@ -39,6 +44,10 @@ func (h *Hop) save(c *circuit, fx []Effect) []Effect {
 	if !h.journal {
 		return fx
 	}
+	return append(fx, Effect{Kind: FxSave, Key: c.key, Record: c.record()})
+}
+
+func (c *circuit) record() []byte {
 	b := make([]byte, 1, 256)
 	if c.in != nil {
 		b[0] |= recIn
@@ -60,8 +69,57 @@ func (h *Hop) save(c *circuit, fx []Effect) []Effect {
 	if c.fulfilled {
 		b[0] |= recFulfilled
 		b = append(b, c.preimage[:]...)
+	} else if c.kept {
+		b[0] |= recKept
+	}
+	return b
+}
+
+// saveKept is save of a packet for us that waits, with what its endpoint has to see
+// again after a restart.
+func (h *Hop) saveKept(c *circuit, m *Msg, fx []Effect) []Effect {
+	b := c.record()
+	for _, field := range [...][]byte{m.Token, m.Data} {
+		b = binary.BigEndian.AppendUint16(b, uint16(len(field))) // at most MaxKept together
+		b = append(b, field...)
 	}
 	return append(fx, Effect{Kind: FxSave, Key: c.key, Record: b})
+}
+
+// resultRecord has what became of a packet, without its data.
+func resultRecord(m *Msg) []byte {
+	b := append([]byte{recResult}, m.Part[:]...)
+	if m.Kind == MsgFulfil {
+		b[0] |= recFulfilled
+		return append(b, m.Preimage[:]...)
+	}
+	b = append(b, byte(m.Code), m.Hop)
+	return binary.BigEndian.AppendUint64(b, uint64(m.Headroom))
+}
+
+// Again is what a restart found and somebody has to hear again: a result of a
+// packet that its sender keeps, or a prepare of Peer that its endpoint keeps.
+type Again struct {
+	Peer peer.ID
+	Msg  Msg
+}
+
+// Again returns what Restore found, in the order of the journal.
+func (h *Hop) Again() []Again { return h.again }
+
+func (h *Hop) restoreResult(key uint64, kind byte, r *recordReader) error {
+	m := Msg{Kind: MsgReject, Part: PartID(r.take(len(PartID{})))}
+	if kind&recFulfilled != 0 {
+		m.Kind, m.Preimage = MsgFulfil, r.digest()
+	} else {
+		m.Code, m.Hop, m.Headroom = Code(r.byte()), r.byte(), tally.Amount(r.uint64())
+	}
+	if r.bad || len(r.b) != 0 || kind&^recFulfilled != recResult {
+		return fmt.Errorf("%w: result %d", errRecord, key)
+	}
+	h.results[m.Part] = key
+	h.again = append(h.again, Again{Msg: m})
+	return nil
 }
 
 // forget takes the record away.
@@ -93,7 +151,10 @@ func (h *Hop) Restore(key uint64, rec []byte, held []Held) ([]Held, error) {
 		return held, nil
 	}
 	kind := r.byte()
-	c := &circuit{key: key}
+	if kind&recResult != 0 {
+		return held, h.restoreResult(key, kind, &r)
+	}
+	c := &circuit{key: key, kept: kind&recKept != 0}
 	if kind&recIn != 0 {
 		c.in = h.link(r.peer())
 		c.inID, c.amountIn, c.expiresIn = r.uint64(), tally.Amount(r.uint64()), int64(r.uint64())
@@ -107,22 +168,48 @@ func (h *Hop) Restore(key uint64, rec []byte, held []Held) ([]Held, error) {
 	if kind&recFulfilled != 0 {
 		c.fulfilled, c.preimage = true, r.digest()
 	}
+	var token, data []byte
+	if kind == recIn|recKept {
+		token = bytes.Clone(r.take(int(r.uint16())))
+		data = bytes.Clone(r.take(int(r.uint16())))
+	}
 	switch {
-	case r.bad || len(r.b) != 0 || kind > recIn|recOut|recFulfilled:
+	case r.bad || len(r.b) != 0:
 		return held, fmt.Errorf("%w: packet %d", errRecord, key)
-	case c.fulfilled != (kind&recOut == 0), c.fulfilled && c.in == nil, max(c.amountIn, c.amountOut) >= maxAmount:
+	case !restorable(kind), max(c.amountIn, c.amountOut) >= maxAmount:
 		return held, fmt.Errorf("%w: packet %d has no such state", errRecord, key)
+	}
+	if !c.fulfilled {
+		h.parts[c.part] = struct{}{}
 	}
 	if c.out != nil {
 		c.out.put(c)
-		h.parts[c.part] = struct{}{}
 		held = append(held, Held{c.out.peer, key, Out, c.amountOut})
 	}
 	if c.in != nil {
 		c.in.in[c.inID] = c
-		if c.out != nil {
+		if !c.fulfilled {
 			held = append(held, Held{c.in.peer, c.inID, In, c.amountIn})
 		}
 	}
+	if kind == recIn|recKept {
+		h.again = append(h.again, Again{Peer: c.in.peer, Msg: Msg{
+			Kind: MsgPrepare, ID: c.inID, Amount: c.amountIn, Expires: c.expiresIn, Condition: c.condition, Part: c.part,
+			Token: token, Data: data,
+		}})
+	}
 	return held, nil
+}
+
+// restorable lists the states that a record can be in.
+func restorable(kind byte) bool {
+	switch kind {
+	case recOut, recOut | recKept, // our own, in flight
+		recIn | recOut,       // passed on
+		recIn | recKept,      // waits for an endpoint
+		recIn | recFulfilled: // not acked
+		return true
+	default:
+		return false
+	}
 }

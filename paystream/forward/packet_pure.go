@@ -27,6 +27,9 @@ const (
 	MaxInFlight = 4096
 	// MaxSyncIDs bounds the ids of one sync message.
 	MaxSyncIDs = 2048
+	// MaxKept bounds data and token of a packet that is kept at its payee: it is in
+	// the journal for as long as it waits.
+	MaxKept = 1 << 10
 )
 
 // PartID names a packet along its whole route: 16 random bytes that its payer
@@ -145,11 +148,23 @@ func (c Code) Temporary() bool {
 	}
 }
 
+// Where a packet failed, as Msg.Hop has it: seen from who reads it, the hop that it
+// failed on, counted from 1. Who rejects says 1, the hop that the packet came on, or
+// 2, the one that it was to leave on; whoever passes the reject on adds 1.
+const (
+	hopUnknown uint8 = iota
+	hopIn
+	hopOut
+)
+
 // RejectError is a reject as an error, for callers that wait for a packet.
 type RejectError struct {
 	Code     Code
 	Headroom tally.Amount
-	Data     []byte
+	// Hop is how many hops had taken the packet before the one that failed, -1
+	// where that is not known.
+	Hop  int
+	Data []byte
 }
 
 // Error names cause and remedy.
@@ -221,9 +236,10 @@ type Msg struct {
 	// Of a fulfil.
 	Preimage tally.Preimage
 
-	// Of a reject.
+	// Of a reject. Hop is where it failed, 0 where that is not known.
 	Code     Code
 	Headroom tally.Amount
+	Hop      uint8
 
 	// Of sync and its ask. More: another sync of the same round follows.
 	Round           uint64
@@ -266,6 +282,7 @@ func (r *recordReader) take(n int) []byte {
 }
 
 func (r *recordReader) byte() byte       { return r.take(1)[0] }
+func (r *recordReader) uint16() uint16   { return binary.BigEndian.Uint16(r.take(2)) }
 func (r *recordReader) uint64() uint64   { return binary.BigEndian.Uint64(r.take(8)) }
 func (r *recordReader) peer() peer.ID    { return peer.ID(r.take(int(r.byte()))) }
 func (r *recordReader) digest() [32]byte { return [32]byte(r.take(32)) }

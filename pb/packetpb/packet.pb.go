@@ -1044,7 +1044,11 @@ type Reject struct {
 	// Units that would have fitted, for the headroom codes.
 	Headroom uint64 `protobuf:"varint,3,opt,name=headroom,proto3" json:"headroom,omitempty"`
 	// lock: the payee's signature that gives the lock up.
-	Cancel        []byte `protobuf:"bytes,4,opt,name=cancel,proto3" json:"cancel,omitempty"`
+	Cancel []byte `protobuf:"bytes,4,opt,name=cancel,proto3" json:"cancel,omitempty"`
+	// The hop that failed, seen from the reader and counted from 1: who rejects says
+	// 1 for the hop to the reader and 2 for the one behind, and whoever passes the
+	// reject on adds 1. 0: not known.
+	Hop           uint32 `protobuf:"varint,5,opt,name=hop,proto3" json:"hop,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1105,6 +1109,13 @@ func (x *Reject) GetCancel() []byte {
 		return x.Cancel
 	}
 	return nil
+}
+
+func (x *Reject) GetHop() uint32 {
+	if x != nil {
+		return x.Hop
+	}
+	return 0
 }
 
 // RejectAck: lock.
@@ -1411,12 +1422,13 @@ const file_packetpb_packet_proto_rawDesc = "" +
 	"\tFulfilAck\"\"\n" +
 	"\x06Unlock\x12\x18\n" +
 	"\avoucher\x18\x01 \x01(\fR\avoucher\"\v\n" +
-	"\tUnlockAck\"z\n" +
+	"\tUnlockAck\"\x8c\x01\n" +
 	"\x06Reject\x12(\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x14.packetpb.RejectCodeR\x04code\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x1a\n" +
 	"\bheadroom\x18\x03 \x01(\x04R\bheadroom\x12\x16\n" +
-	"\x06cancel\x18\x04 \x01(\fR\x06cancel\"\v\n" +
+	"\x06cancel\x18\x04 \x01(\fR\x06cancel\x12\x10\n" +
+	"\x03hop\x18\x05 \x01(\rR\x03hop\"\v\n" +
 	"\tRejectAck\"\x0f\n" +
 	"\rCancelRequest\"\"\n" +
 	"\x06Refund\x12\x18\n" +

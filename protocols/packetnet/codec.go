@@ -137,7 +137,8 @@ func appendMsg(b []byte, m *forward.Msg) []byte {
 		return message(b, fieldReject, func(b []byte) []byte {
 			b = appendUint(b, 1, uint64(m.Code))
 			b = appendBytes(b, 2, m.Data)
-			return appendUint(b, 3, uint64(m.Headroom))
+			b = appendUint(b, 3, uint64(m.Headroom))
+			return appendUint(b, 5, uint64(m.Hop))
 		})
 	case forward.MsgSyncAsk:
 		return message(b, fieldSyncAsk, func(b []byte) []byte { return appendUint(b, 1, m.Round) })
@@ -474,6 +475,11 @@ func reject(body []byte, m *forward.Msg, a *arena) error {
 			m.Headroom = tally.Amount(n)
 		case field == 4 && isBytes && len(v) > maxLockSize:
 			return malformed("cancel too long")
+		case field == 5 && !isBytes:
+			m.Hop = 0 // no way has as many: it is not known
+			if n <= forward.MaxHops+1 {
+				m.Hop = uint8(n)
+			}
 		}
 		return nil
 	})

@@ -41,7 +41,7 @@ func toPB(m *forward.Msg) *packetpb.HopMsg {
 	case forward.MsgFulfilAck:
 		out.Kind = &packetpb.HopMsg_FulfilAck{FulfilAck: &packetpb.FulfilAck{}}
 	case forward.MsgReject:
-		out.Kind = &packetpb.HopMsg_Reject{Reject: &packetpb.Reject{Code: packetpb.RejectCode(m.Code), Data: m.Data, Headroom: uint64(m.Headroom)}}
+		out.Kind = &packetpb.HopMsg_Reject{Reject: &packetpb.Reject{Code: packetpb.RejectCode(m.Code), Data: m.Data, Headroom: uint64(m.Headroom), Hop: uint32(m.Hop)}}
 	case forward.MsgSyncAsk:
 		out.Kind = &packetpb.HopMsg_SyncAsk{SyncAsk: &packetpb.SyncAsk{Round: m.Round}}
 	case forward.MsgSync:
@@ -89,6 +89,7 @@ func draw(t *rapid.T) *forward.Msg {
 	case forward.MsgReject:
 		m.Code = forward.Code(rapid.IntRange(0, int(forward.CodeInternal)).Draw(t, "code"))
 		m.Data, m.Headroom = data(400, "data"), tally.Amount(rapid.Uint64().Draw(t, "headroom"))
+		m.Hop = uint8(rapid.IntRange(0, forward.MaxHops+1).Draw(t, "hop"))
 	case forward.MsgSyncAsk, forward.MsgSync:
 		m.Round = rapid.Uint64().Draw(t, "round")
 		if m.Kind == forward.MsgSync {
@@ -173,13 +174,14 @@ func TestVectors(t *testing.T) {
 			Kind: forward.MsgPrepare, ID: 1 << 60, Amount: 1, Expires: 1, Part: part, HopsLeft: 1,
 			Condition: forward.Condition{Kind: forward.ConditionSHA256, Digest: digest(2)}, Dest: "payee",
 		},
-		"fulfil":     {Kind: forward.MsgFulfil, ID: 7, Preimage: digest(3), Data: []byte("answer")},
-		"fulfil_ack": {Kind: forward.MsgFulfilAck, ID: 7},
-		"reject":     {Kind: forward.MsgReject, ID: 8, Code: forward.CodeHeadroom, Headroom: 42, Data: []byte("why")},
-		"sync_ask":   {Kind: forward.MsgSyncAsk, Round: 1},
-		"sync":       {Kind: forward.MsgSync, Round: 1, Live: []uint64{7, 300}, Fulfilled: []uint64{8}, More: true},
+		"fulfil":                 {Kind: forward.MsgFulfil, ID: 7, Preimage: digest(3), Data: []byte("answer")},
+		"fulfil_ack":             {Kind: forward.MsgFulfilAck, ID: 7},
+		"reject":                 {Kind: forward.MsgReject, ID: 8, Code: forward.CodeHeadroom, Headroom: 42, Data: []byte("why")},
+		"reject of the next hop": {Kind: forward.MsgReject, ID: 8, Code: forward.CodeNoRoute, Hop: 2},
+		"sync_ask":               {Kind: forward.MsgSyncAsk, Round: 1},
+		"sync":                   {Kind: forward.MsgSync, Round: 1, Live: []uint64{7, 300}, Fulfilled: []uint64{8}, More: true},
 	}
-	order := []string{"prepare", "prepare of ILP", "fulfil", "fulfil_ack", "reject", "sync_ask", "sync"}
+	order := []string{"prepare", "prepare of ILP", "fulfil", "fulfil_ack", "reject", "reject of the next hop", "sync_ask", "sync"}
 	var made []vector
 	for _, name := range order {
 		made = append(made, vector{name, hex.EncodeToString(appendFrame(nil, msgs[name]))})
@@ -254,6 +256,11 @@ func TestDecodeRefuses(t *testing.T) {
 		if err := new(decoder).decode(frame, new(forward.Msg), new(arena)); err == nil {
 			t.Errorf("%s is taken", name)
 		}
+	}
+	far := appendMsg(nil, &forward.Msg{Kind: forward.MsgReject, Hop: forward.MaxHops + 2})
+	var reject forward.Msg
+	if err := new(decoder).decode(far, &reject, new(arena)); err != nil || reject.Hop != 0 {
+		t.Fatalf("a hop further than any way goes is not known: %v, %d", err, reject.Hop)
 	}
 	locked := prepare(func(p *packetpb.Prepare) { p.Lock = &packetpb.Lock{Voucher: []byte{1}} })
 	var m forward.Msg
