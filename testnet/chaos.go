@@ -164,6 +164,7 @@ type chaos struct {
 	acked, credited map[way]uint64
 	delivered       map[way]uint64 // units that reached who asked
 	back            []string
+	unsettled       map[way]error // how the last try to settle ended
 }
 
 func (c *chaos) run(ctx context.Context) error {
@@ -482,7 +483,13 @@ func (c *chaos) settleAll(ctx context.Context, rest rested) {
 		debts.Go(func() { // ends with the call
 			call, cancel := context.WithTimeout(ctx, chaosCall)
 			defer cancel()
-			_, _ = callOf(c.peers[w.from], func(r *rpc.Client) (rpc.SettleResult, error) { return r.Settle(call, c.peers[w.to].ID) })
+			_, err := callOf(c.peers[w.from], func(r *rpc.Client) (rpc.SettleResult, error) { return r.Settle(call, c.peers[w.to].ID) })
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if c.unsettled == nil {
+				c.unsettled = make(map[way]error)
+			}
+			c.unsettled[w] = err
 		})
 	}
 	debts.Wait()
@@ -528,7 +535,11 @@ func (c *chaos) compareBooks(rest rested) {
 			differ = append(differ, tab+": "+tabText(&mine)+"; "+tabText(&theirs))
 		}
 		if mine.Owed != 0 || a.Pending { // money paid ahead stays for later service
-			unpaid = append(unpaid, tab+": "+tabText(&mine))
+			text := tab + ": " + tabText(&mine)
+			if err := c.unsettled[w]; err != nil && mine.Owed < 0 {
+				text += ": " + err.Error()
+			}
+			unpaid = append(unpaid, text)
 		}
 		if theirs.Received < max(c.acked[w], c.credited[w]) {
 			lost = append(lost, fmt.Sprintf("%s: received %d, and %d was acked, %d credited", tab, theirs.Received, c.acked[w], c.credited[w]))
