@@ -61,6 +61,7 @@ func (c *Conn) readReply(a *Answer, o *outgoing) (p *Packet, known bool) {
 		return p, false
 	}
 	c.usedAt = c.e.now()
+	c.doubt = c.doubt && !op.Fresh
 	if op.Began {
 		c.began()
 	}

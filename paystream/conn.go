@@ -19,6 +19,10 @@ var ErrIncompatible = errors.New("paystream: limits cannot meet")
 // packet to travel in.
 const newsDelay = 200 * time.Millisecond
 
+// doubtEvery is how often recordings of packets can make a client ask its server
+// whether it is still there.
+const doubtEvery = time.Second
+
 // Conn is one end of a live socket. Its methods may be called from any goroutine.
 type Conn struct {
 	e     *Endpoint
@@ -41,11 +45,19 @@ type Conn struct {
 	tellTries uint8
 	openAt    time.Duration
 	openTries uint8
-	usedAt    time.Duration
-	stopped   error // why nothing is sent
-	closed    error
-	changed   chan struct{} // closed and replaced at each change
-	timer     *time.Timer
+	// calls: a server's end that was read from disk asks its client to open again.
+	calls bool
+	// doubtAt is when the peer was last seen to know less of the session than we
+	// do, doubt that no answer has come since.
+	doubtAt time.Duration
+	doubt   bool
+	// again: the peer was asked once more since anything new was heard of it.
+	again   bool
+	usedAt  time.Duration
+	stopped error // why nothing is sent
+	closed  error
+	changed chan struct{} // closed and replaced at each change
+	timer   *time.Timer
 
 	proposals map[[16]byte]bool // of the peer, with our answers
 	answers   []ProposalReplyFrame
@@ -153,7 +165,7 @@ func (c *Conn) limits(after func() (Limit, Limit, error)) error {
 		return err
 	}
 	c.resume()
-	c.tellAt = 0
+	c.tellAt, c.again, c.calls = 0, false, true
 	c.notify()
 	c.mu.Unlock()
 	c.e.save(c.record)
@@ -167,12 +179,13 @@ func (c *Conn) resume() {
 	c.ctl.Resume(c.e.now())
 }
 
-// Resume lets a socket that has stopped, or was read from disk, go on.
+// Resume lets a socket that has stopped, or has been idle, go on. Those whose money
+// was to move still go on by themselves after a restart.
 func (c *Conn) Resume() {
 	c.mu.Lock()
 	c.resume()
 	c.usedAt = c.e.now()
-	c.openAt = 0
+	c.openAt, c.calls = 0, true
 	c.mu.Unlock()
 	c.kick()
 }
@@ -310,7 +323,13 @@ func (c *Conn) drop() {
 	delete(e.conns, c.ident.id)
 	switch {
 	case !c.over && c.sock.sent|c.sock.received != 0:
-		e.stored[c.ident.id] = storedOf(&c.ident, appendConn(nil, &c.ident, c.sock))
+		live := c.ident.live
+		c.ident.live = false
+		s := storedOf(&c.ident, appendConn(nil, &c.ident, c.sock))
+		e.stored[c.ident.id] = s
+		if live && c.written { // it is idle, and stays so over a restart
+			e.saveLater(e.idler(c.ident.id, s.rec))
+		}
 		return // it still counts
 	case c.written:
 		e.saveLater(e.eraser([]SocketID{c.ident.id}, nil))
@@ -346,16 +365,7 @@ func (c *Conn) due(list []*Outgoing) []*Outgoing {
 		return list
 	}
 	if !c.sess.Confirmed() {
-		if c.ident.role == RoleClient && now >= c.openAt {
-			c.openTries++
-			c.openAt = now + Backoff(c.openTries+3, jitter(c.e))
-			c.pkt.Reset()
-			c.pkt.Has |= HasOpen
-			c.pkt.Open = OpenFrame{Suite: SuiteNative, Idle: uint32(IdleTime / time.Second)}
-			c.wayBack(&c.pkt.Open.ViaFrame)
-			list = c.seal(list, outOpen, 0, PacketID(c.e.entropy.id()))
-		}
-		return list
+		return c.begin(list, now)
 	}
 	for {
 		n, ok := c.ctl.Probe(now)
@@ -379,10 +389,55 @@ func (c *Conn) due(list []*Outgoing) []*Outgoing {
 	if c.stopped == nil {
 		list = c.pump(list, now)
 	}
-	if c.mustTell() && now >= c.tellAt {
+	if c.mustTell(now) && now >= c.tellAt {
 		list = c.news(list)
 	}
 	return list
+}
+
+// begin sends what leads to a confirmed pair: the client's Open; or, of a server
+// that was read from disk, a call: a packet in a session that its client does not
+// know, and which says nothing else. Called with mu held.
+func (c *Conn) begin(list []*Outgoing, now time.Duration) []*Outgoing {
+	client := c.ident.role == RoleClient
+	if now < c.openAt || !client && (!c.calls || c.ident.dest == "") {
+		return list
+	}
+	c.openTries = min(c.openTries+1, 20)
+	c.openAt = now + Backoff(c.openTries+3, jitter(c.e))
+	c.pkt.Reset()
+	if !client {
+		return c.seal(list, outCall, 0, PacketID(c.e.entropy.id()))
+	}
+	c.pkt.Has |= HasOpen
+	c.pkt.Open = OpenFrame{Suite: SuiteNative, Idle: uint32(IdleTime / time.Second)}
+	c.wayBack(&c.pkt.Open.ViaFrame)
+	return c.seal(list, outOpen, 0, PacketID(c.e.entropy.id()))
+}
+
+// suspect is called at a client with an authentic packet of a session that it does
+// not know: the server has restarted, or somebody plays a recording. An answer to a
+// packet of ours tells which, because a server that has restarted answers reopen.
+// Called with mu held.
+func (c *Conn) suspect() {
+	now := c.e.now()
+	if c.ident.role != RoleClient || c.doubtAt != 0 && now-c.doubtAt < doubtEvery {
+		return
+	}
+	c.doubtAt, c.doubt = now, true
+	c.tellAt, c.openAt = 0, 0
+}
+
+// late reports that we ask for money, and that nothing was heard for half the time
+// after which a socket is idle. The peer has seen what we ask, and may have
+// restarted without having kept it, so it is asked once more. Called with mu held.
+func (c *Conn) late(now time.Duration) bool {
+	return !c.again && c.asks() && now-c.usedAt >= IdleTime/2
+}
+
+func (c *Conn) asks() bool {
+	low, _ := c.sock.Limits()
+	return low.over(c.sock.Balance()).N > 0
 }
 
 // arm sets the timer to the next moment at which something is due by time alone,
@@ -405,8 +460,11 @@ func (c *Conn) arm() (idle bool) {
 		sooner(c.openAt)
 	}
 	sooner(c.ctl.RetryAt())
-	if c.mustTell() {
+	if c.mustTell(now) {
 		sooner(c.tellAt)
+	}
+	if c.sess.Confirmed() && !c.again && c.asks() {
+		sooner(c.usedAt + IdleTime/2)
 	}
 	if c.sock.Due() > 0 || !c.sock.rate.Known() {
 		sooner(now + time.Second) // the control's clocks: probes, progress

@@ -75,7 +75,6 @@ func crashRun(t *testing.T, server, weakened bool, arm func(*durabletest.Crash))
 					stores[1].Close()
 					return
 				}
-				client.Resume()
 			} else {
 				b = again
 			}

@@ -42,6 +42,9 @@
 //	 … the server restarts …
 //	prepare ────────────────────────────▶ unknown session
 //	Open again    ◀────── reject{reopen} ─ sealed under an id used for this alone
+//	 … or waits for the client …
+//	prepare{State} ◀───── prepare, receiver 0 ─ a call: do you know me still?
+//	Open again    ◀────── reject{reopen}
 //
 // A packet of ours goes: due → hold saved → sent → fulfilled or rejected. One of
 // the peer: arrived → checked (R5) → saved → fulfilled. The package leaves to

@@ -43,11 +43,20 @@ type identity struct {
 	via   []peer.ID
 	from  peer.ID // the neighbour that it came through; of a client, dest
 	used  int64   // Unix seconds; when it was written last
+	// live: when it was written last, money was to move still.
+	live bool
 }
+
+// liveBit is set in the byte of the role.
+const liveBit = 0x80
 
 // appendConn encodes a socket: who it is with, and its money.
 func appendConn(dst []byte, i *identity, s *Socket) []byte {
-	dst = append(dst, byte(i.role), byte(i.kdf), byte(len(i.via)))
+	role := byte(i.role)
+	if i.live {
+		role |= liveBit
+	}
+	dst = append(dst, role, byte(i.kdf), byte(len(i.via)))
 	dst = append(dst, i.psk[:]...)
 	dst = append(dst, i.token[:]...)
 	dst = binary.BigEndian.AppendUint64(dst, uint64(i.used))
@@ -63,7 +72,7 @@ func parseConn(id SocketID, b []byte) (identity, *Socket, error) {
 	if len(b) < head {
 		return identity{}, nil, bad
 	}
-	i := identity{id: id, role: Role(b[0]), kdf: KDF(b[1]), psk: Secret(b[3:35]), token: Token(b[35 : head-8])}
+	i := identity{id: id, role: Role(b[0] &^ liveBit), live: b[0]&liveBit != 0, kdf: KDF(b[1]), psk: Secret(b[3:35]), token: Token(b[35 : head-8])}
 	i.used = int64(binary.BigEndian.Uint64(b[head-8:]))
 	n := int(b[2])
 	if i.role != RoleClient && i.role != RoleServer || n > MaxVia {
@@ -143,7 +152,7 @@ func (c *Conn) recordLocked(b *durable.Batch) {
 		return // a record before this one, in this batch or an earlier one, says it
 	}
 	c.dirty, c.written = false, true
-	c.ident.used = time.Now().Unix()
+	c.ident.used, c.ident.live = time.Now().Unix(), c.closed == nil && !c.settled()
 	key := connKey(c.ident.id)
 	b.Put(key, durable.Seal(nil, key, connVersion, appendConn(nil, &c.ident, c.sock)))
 	for _, id := range c.decided {

@@ -30,12 +30,13 @@ type storedConn struct {
 	from peer.ID
 	used int64
 	role Role
+	live bool
 	// token is that of a server's socket.
 	token TokenID
 }
 
 func storedOf(i *identity, rec []byte) storedConn {
-	s := storedConn{rec: rec, from: i.from, used: i.used, role: i.role}
+	s := storedConn{rec: rec, from: i.from, used: i.used, role: i.role, live: i.live}
 	if i.role == RoleServer {
 		s.token = i.token.ID()
 	}
@@ -63,9 +64,23 @@ func (e *Endpoint) eraser(sockets []SocketID, budgets []TokenID) Record {
 	}
 }
 
+// idler writes that a socket has become idle, if it still is.
+func (e *Endpoint) idler(id SocketID, rec []byte) Record {
+	return func(b *durable.Batch) {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if _, stored := e.stored[id]; stored {
+			key := connKey(id)
+			b.Put(key, durable.Seal(nil, key, connVersion, rec))
+		}
+	}
+}
+
 // load brings back budgets, sockets and holds. Sockets with a hold come into
-// memory at once, because their answers are due. A socket whose record does not
-// read stays where it is and is refused, and the others work.
+// memory at once, because their answers are due, and so do those that were live:
+// nobody else may know that they were asked for money, or that the other end has
+// to be told of the restart. A socket whose record does not read stays where it is
+// and is refused, and the others work.
 func (e *Endpoint) load(ctx context.Context) error {
 	s := e.cfg.Store
 	err := eachRecord(ctx, s, budgetPrefix, budgetVersion, func(id [16]byte, p []byte, err error) error {
@@ -112,6 +127,7 @@ func (e *Endpoint) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("paystream: read holds: %w", err)
 	}
+	e.goOn()
 	if erase := e.collect(time.Now()); erase != nil {
 		var b durable.Batch
 		erase(&b)
@@ -121,6 +137,26 @@ func (e *Endpoint) load(ctx context.Context) error {
 	}
 	return nil
 }
+
+// goOn takes the sockets into memory whose money was to move still, and has them
+// begin one after the other.
+func (e *Endpoint) goOn() {
+	for id, s := range e.stored {
+		if s.live {
+			if _, err := e.revive(id); err != nil {
+				e.log.Error("socket does not go on", "socket", id.String(), "err", err)
+			}
+		}
+	}
+	at := e.now()
+	for _, c := range e.conns {
+		c.calls, c.openAt = true, at
+		at += restartPace
+	}
+}
+
+// restartPace is the time from one socket that goes on after a restart to the next.
+const restartPace = 100 * time.Microsecond
 
 // restoreHold puts a packet in flight back where it counts: against its budget in
 // any case, and on its socket.

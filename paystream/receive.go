@@ -41,6 +41,7 @@ func (c *Conn) handle(in *Incoming) Decision {
 	}
 	reply := Packet{Kind: KindReject, Code: CodeRead, RequestID: o.Header.Counter, Amount: in.Amount}
 	if err != nil {
+		c.suspect()
 		reply.Code = CodeReopen
 		data, err := c.sess.SealReopen(nil, &o, c.e.entropy.id(), reply.Append(nil))
 		if err != nil {
@@ -100,6 +101,7 @@ func (c *Conn) began() {
 		c.stop(err)
 	}
 	c.told, c.tellAt, c.tellTries = 0, 0, 0
+	c.doubt, c.calls, c.again, c.openTries = false, false, false, 0
 	c.resume()
 	c.notify()
 }
@@ -154,11 +156,19 @@ func (c *Conn) hear(p *Packet, o *outgoing) {
 			ev.Known, ev.Amount, ev.Arrived = true, p.State.Received, o.arrived
 		}
 		_, err := c.sock.Step(&ev)
-		if err == nil && c.stopped != nil {
-			c.resume() // the peer spoke
+		if err == nil {
+			c.again = false
+			if c.stopped != nil {
+				c.resume() // the peer spoke
+			}
 		}
 		if err == nil || errors.Is(err, ErrStale) { // a state of before tells, too, what the peer has seen
 			c.notify()
+		}
+		if c.written && !c.ident.live && !c.settled() {
+			// What the peer asks is kept, so that it need not ask again after a restart.
+			c.dirty = true
+			c.e.saveLater(c.record)
 		}
 	}
 	for i := range p.Proposals {

@@ -15,6 +15,7 @@ const (
 	outProbe
 	outNews
 	outMoney
+	outCall
 )
 
 // outgoing is what we know of a packet in flight.
@@ -76,7 +77,7 @@ func (c *Conn) pump(list []*Outgoing, now time.Duration) []*Outgoing {
 
 // mustTell reports whether the peer has to hear something that no packet in
 // flight tells.
-func (c *Conn) mustTell() bool {
+func (c *Conn) mustTell(now time.Duration) bool {
 	if !c.sess.Confirmed() {
 		return false
 	}
@@ -84,7 +85,7 @@ func (c *Conn) mustTell() bool {
 		return true
 	}
 	unsure := c.sock.Unsure()
-	if !c.sock.Untold() && !unsure {
+	if !c.sock.Untold() && !unsure && !c.doubt && !c.late(now) {
 		c.tellTries = 0
 		return false
 	}
@@ -103,6 +104,7 @@ func (c *Conn) news(list []*Outgoing) []*Outgoing {
 	if !c.sess.Confirmed() {
 		return list
 	}
+	c.again = c.again || c.late(c.e.now())
 	c.tellTries = min(c.tellTries+1, 20)
 	c.tellAt = c.e.now() + Backoff(c.tellTries, jitter(c.e))
 	c.pkt.Reset()
