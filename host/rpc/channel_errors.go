@@ -61,6 +61,7 @@ const (
 	CodeLookback
 	CodeChainBusy
 	CodeChannelOutbound
+	CodePointLock
 )
 
 // channelCodes documents them, in order.
@@ -116,6 +117,7 @@ var channelCodes = []CodeInfo{
 	{CodeLookback, "lookback", "the node, a public gateway most likely, does not look back as far as is needed", "configure a node of your own"},
 	{CodeChainBusy, "chain_busy", "too many messages of one sender are on their way", "try again later"},
 	{CodeChannelOutbound, "channel_outbound", "only the payee of a channel can do this", "use a channel that pays us: direction inbound in `tally channel ls`"},
+	{CodePointLock, "point_lock", "the lock is not the one that was agreed, and nothing may be done for it", "ask the payer for the lock again; the reason is in the message"},
 }
 
 // channelCauses gives every error that package paych exports its code. An error
@@ -156,6 +158,7 @@ var channelCauses = []struct {
 	{paych.ErrOwnVoucher, CodeOwnVoucher},
 	{paych.ErrExtra, CodeVoucherExtra},
 	{paych.ErrMerges, CodeVoucherMerges},
+	{paych.ErrPointLock, CodePointLock},
 	{paych.ErrLock, CodeVoucherLock},
 	{paych.ErrSecret, CodeVoucherSecret},
 	{paych.ErrTimeLock, CodeVoucherTimeLock},
