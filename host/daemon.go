@@ -223,6 +223,7 @@ func nodeConfig(c repo.Config, hasChain bool) (Config, error) {
 		},
 		Packets:  &PacketsConfig{Rules: forward.Rules{FeeBase: tally.Amount(c.FeeBase), FeePPM: uint32(c.FeePPM)}, Routes: routes},
 		Sockets:  &SocketsConfig{PushMax: tally.Amount(c.SocketPushMax), PerPeer: int(c.SocketsPerPeer)},
+		Payments: &PaymentsConfig{},
 		Messages: &MessagesConfig{Cluster: uint32(c.ClusterID), Shards: shards, PubsubTopic: c.PubsubTopic},
 	}, nil
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/tallystick/tally/internal/durable"
 	"github.com/tallystick/tally/paych/lotus"
 	"github.com/tallystick/tally/paystream/forward"
+	"github.com/tallystick/tally/paystream/payments"
 	"github.com/tallystick/tally/protocols/packetnet"
 	"github.com/tallystick/tally/protocols/storenet"
 	"github.com/tallystick/tally/protocols/swapnet"
@@ -56,10 +57,13 @@ type Config struct {
 	// Messages serves and queries a Waku message store. Default: off.
 	Messages *MessagesConfig
 	// Packets carries hash-locked packets between neighbours, for a fee. Default:
-	// off, but on with Sockets.
+	// off, but on with Sockets and with Payments.
 	Packets *PacketsConfig
 	// Sockets pays and is paid end to end, over any neighbours. Default: off.
 	Sockets *SocketsConfig
+	// Payments pays invoices in parts over several ways, and takes such payments.
+	// Default: off.
+	Payments *PaymentsConfig
 	// Notify is called on what happens to tabs. It must return soon.
 	Notify func(swap.Notice)
 	// Logger default: slog.Default.
@@ -109,6 +113,10 @@ type Node struct {
 	packets *packetnet.Service // carries for the engine
 	sockets *Sockets           // nil without Config.Sockets
 	routes  map[peer.ID]peer.ID
+
+	payments *payments.Service // nil without Config.Payments, as the next two
+	parts    *partCarrier
+	ways     *ways
 
 	messages *storenet.Store // nil without Config.Messages, as the next two
 	server   *storenet.Server
@@ -270,12 +278,12 @@ func newNode(h host.Host, store *durable.Store, cfg Config) (_ *Node, err error)
 	if err = n.swap.Start(); err != nil {
 		return nil, err
 	}
-	if cfg.Packets == nil && cfg.Sockets != nil {
+	if cfg.Packets == nil && (cfg.Sockets != nil || cfg.Payments != nil) {
 		cfg.Packets = &PacketsConfig{}
 	}
 	if cfg.Packets != nil {
 		undo = append(undo, n.closePackets)
-		if err = n.openPackets(ctx, *cfg.Packets, cfg.Sockets); err != nil {
+		if err = n.openPackets(ctx, *cfg.Packets, cfg.Sockets, cfg.Payments); err != nil {
 			return nil, fmt.Errorf("host: packets: %w", err)
 		}
 	}

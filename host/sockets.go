@@ -177,17 +177,23 @@ func LimitsOf(u paystream.URI) (low, high paystream.Limit, err error) {
 // the engine.
 //
 //	sockets ── Send ─▶ socketCarrier ─▶ forward.Engine ◀─▶ packetnet ◀─▶ neighbours
-//	   ▲                    │               │      │
-//	   └── Packet, Answer ──┘               │      └──▶ packetTabs ─▶ swap.Book
-//	                                        └─▶ journal, tabs and sockets: one batch
-func (n *Node) openPackets(ctx context.Context, cfg PacketsConfig, sockets *SocketsConfig) (err error) {
+//	   ▲                    │            ▲  │      │
+//	   └── Packet, Answer ──┘            │  │      └──▶ packetTabs ─▶ swap.Book
+//	                        partCarrier ─┘  └─▶ journal, tabs and sockets: one batch
+func (n *Node) openPackets(ctx context.Context, cfg PacketsConfig, sockets *SocketsConfig, pay *PaymentsConfig) (err error) {
 	n.routes = cfg.Routes
-	carrier := &socketCarrier{node: n}
+	handler := new(packetHandler)
 	fc := forward.Config{
 		Self: n.host.ID(), Rules: cfg.Rules, Routes: cfg.Routes, Store: n.store, Tabs: PacketTabs(n.book, true), Logger: n.log,
+		Handler: handler,
 	}
+	carrier := &socketCarrier{node: n}
 	if sockets != nil {
-		fc.Handler, fc.Orphan = carrier, carrier.answered
+		handler.sockets, fc.Orphan = carrier, carrier.answered
+	}
+	if pay != nil {
+		n.parts = new(partCarrier)
+		handler.parts, fc.Kept, fc.Gone = n.parts, n.parts.kept, n.parts.gone
 	}
 	if n.engine, err = forward.New(ctx, fc); err != nil {
 		return err
@@ -198,6 +204,11 @@ func (n *Node) openPackets(ctx context.Context, cfg PacketsConfig, sockets *Sock
 	}
 	if sockets != nil {
 		if err = n.openSockets(ctx, *sockets, carrier); err != nil {
+			return err
+		}
+	}
+	if pay != nil {
+		if err = n.openPayments(ctx, n.parts); err != nil {
 			return err
 		}
 	}
@@ -280,6 +291,10 @@ func (n *Node) closePackets() error {
 		n.sockets.setup.Close()
 		errs = append(errs, n.sockets.endpoint.Close())
 	}
+	if n.payments != nil {
+		n.parts.close()
+		errs = append(errs, n.payments.Close())
+	}
 	return errors.Join(errs...)
 }
 
@@ -324,7 +339,6 @@ type socketCarrier struct {
 var (
 	_ paystream.Carrier = (*socketCarrier)(nil)
 	_ paystream.Roomer  = (*socketCarrier)(nil)
-	_ forward.Handler   = (*socketCarrier)(nil)
 )
 
 // Send implements paystream.Carrier. It waits while the engine's inbox is full.
@@ -372,11 +386,8 @@ func (c *socketCarrier) onSocket(t time.Time) time.Time {
 	return time.Now().Add(t.Sub(time.UnixMilli(c.engine.Now())))
 }
 
-// Packet implements forward.Handler: a packet for us.
+// Packet takes a packet for us that has a token.
 func (c *socketCarrier) Packet(d *forward.Delivery) (forward.Decision, bool) {
-	if d.Condition.Kind != forward.ConditionBlake2b { // for no socket of ours
-		return forward.Decision{Code: forward.CodeRefused}, true
-	}
 	out := c.endpoint.Packet(&paystream.Incoming{
 		ID: paystream.PacketID(d.Part), From: d.From, Token: d.Token, Amount: d.Amount,
 		Expires: c.onSocket(d.Expires), Condition: d.Condition.Digest, Data: d.Data,

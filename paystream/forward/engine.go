@@ -380,14 +380,21 @@ func (e *Engine) Sent() []PartID {
 }
 
 // Waiting: see Sent.
-func (e *Engine) Waiting() []PartID {
-	var list []PartID
+func (e *Engine) Waiting() []Delivery {
+	var list []Delivery
 	for i := range e.hop.again {
-		if m := &e.hop.again[i].Msg; m.Kind == MsgPrepare {
-			list = append(list, m.Part)
+		if a := &e.hop.again[i]; a.Msg.Kind == MsgPrepare {
+			list = append(list, deliveryOf(a.Peer, &a.Msg, true))
 		}
 	}
 	return list
+}
+
+func deliveryOf(from peer.ID, m *Msg, again bool) Delivery {
+	return Delivery{
+		From: from, ID: m.ID, Amount: m.Amount, Expires: time.UnixMilli(m.Expires), Condition: m.Condition,
+		Part: m.Part, Token: m.Token, Data: m.Data, Again: again,
+	}
 }
 
 // Start begins to work on w.
@@ -748,10 +755,8 @@ func (e *Engine) step(now int64, ev *Event) error {
 func (e *Engine) deliver(now int64, from peer.ID, m *Msg, again bool) error {
 	e.stats.delivered.Add(1)
 	id := m.ID
-	d, ok := e.cfg.Handler.Packet(&Delivery{
-		From: from, ID: id, Amount: m.Amount, Expires: time.UnixMilli(m.Expires), Condition: m.Condition,
-		Part: m.Part, Token: m.Token, Data: m.Data, Again: again,
-	})
+	packet := deliveryOf(from, m, again)
+	d, ok := e.cfg.Handler.Packet(&packet)
 	switch {
 	case !ok && d.Kept != nil && (again || len(m.Data)+len(m.Token) <= MaxKept):
 		return e.keep(now, from, m, d.Kept, again)

@@ -347,7 +347,7 @@ func TestKept(t *testing.T) {
 		}
 		time.Sleep(40 * time.Second) // bubble: it expires
 		e = restart(e)
-		if sent, waiting := e[0].Sent(), e[1].Waiting(); len(sent) != 1 || sent[0] != p.Part || len(waiting) != 1 || waiting[0] != p.Part {
+		if sent, waiting := e[0].Sent(), e[1].Waiting(); len(sent) != 1 || sent[0] != p.Part || len(waiting) != 1 || waiting[0].Part != p.Part || waiting[0].From != "a" {
 			t.Fatalf("sent %v, waiting %v", sent, waiting)
 		}
 		run(e)

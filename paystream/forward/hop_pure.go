@@ -555,22 +555,26 @@ func (h *Hop) vet(now int64, m *Msg) Code {
 }
 
 // next is the neighbour that a packet goes to, and the rest of its route: the
-// payee itself where it is a neighbour, else the route that the payer gave, else
-// our own table. It never goes back where it came from.
+// route that the payer gave, which may go around a tab that is full; else the payee
+// itself where it is a neighbour; else our own table. It never goes back where it
+// came from.
 func (h *Hop) next(m *Msg, from *link) (*link, []peer.ID) {
-	if l := h.links[m.Dest]; l != nil && l.up && l != from {
-		return l, nil
+	live := func(p peer.ID) *link {
+		if l := h.links[p]; l != nil && l.up && l != from {
+			return l
+		}
+		return nil
 	}
-	if len(m.Via) > 0 {
-		if l := h.links[m.Via[0]]; l != nil && l.up && l != from {
+	if len(m.Via) > 0 && m.Via[0] != m.Dest {
+		if l := live(m.Via[0]); l != nil {
 			return l, m.Via[1:]
 		}
-		return nil, nil
 	}
-	if p, ok := h.routes[m.Dest]; ok {
-		if l := h.links[p]; l != nil && l.up && l != from {
-			return l, nil
-		}
+	if l := live(m.Dest); l != nil {
+		return l, nil
+	}
+	if p, ok := h.routes[m.Dest]; ok && len(m.Via) == 0 {
+		return live(p), nil
 	}
 	return nil, nil
 }

@@ -123,6 +123,21 @@ func (s *Service) Pay(ctx context.Context, q PayRequest) (PayResult, error) {
 	return s.result(i.Hash, cause)
 }
 
+// Vet refuses an invoice that this node cannot pay.
+func (s *Service) Vet(i *Invoice) error {
+	if err := errors.Join(i.Validate(), i.Verify()); err != nil {
+		return err
+	}
+	switch {
+	case i.Realm != s.cfg.Realm:
+		return &Error{Code: CodeInvalid, Reason: fmt.Sprintf("the invoice is for %q, this node is on %q", i.Realm, s.cfg.Realm), Remedy: "pay with a node of that network"}
+	case i.Payee == s.cfg.Self:
+		return &Error{Code: CodeInvalid, Reason: "the invoice is our own", Remedy: "pay somebody else's"}
+	default:
+		return nil
+	}
+}
+
 func (s *Service) vetPay(q *PayRequest) (Payment, error) {
 	i := &q.Invoice
 	invalid := func(reason, remedy string) (Payment, error) {
@@ -131,15 +146,11 @@ func (s *Service) vetPay(q *PayRequest) (Payment, error) {
 	if s.cfg.Router == nil {
 		return Payment{}, &Error{Code: CodeNoRoute, Reason: "this node finds no routes", Remedy: "send the parts one by one"}
 	}
-	if err := errors.Join(i.Validate(), i.Verify()); err != nil {
+	if err := s.Vet(i); err != nil {
 		return Payment{}, err
 	}
 	total := i.Amount
 	switch {
-	case i.Realm != s.cfg.Realm:
-		return invalid(fmt.Sprintf("the invoice is for %q, this node is on %q", i.Realm, s.cfg.Realm), "pay with a node of that network")
-	case i.Payee == s.cfg.Self:
-		return invalid("the invoice is our own", "pay somebody else's")
 	case total > 0 && q.Amount > 0 && (q.Amount < total || q.Amount > 2*total):
 		return invalid(fmt.Sprintf("the invoice is for %d", total), "pay that, and at most twice of it")
 	case total == 0 && q.Amount == 0:

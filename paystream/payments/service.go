@@ -50,8 +50,8 @@ type Config struct {
 	Router Router
 	// Sign signs invoices with the key of Self.
 	Sign func([]byte) ([]byte, error)
-	// Hints are written on invoices.
-	Hints []Hint
+	// Hints are written on invoices, at most MaxHints; nil: none.
+	Hints func() []Hint
 	// Logger takes what the service has to say. Nil: slog.Default().
 	Logger *slog.Logger
 }
@@ -114,8 +114,6 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		return nil, errors.New("payments: no store: a payment that is forgotten is paid twice; give one")
 	case cfg.Carrier == nil:
 		return nil, errors.New("payments: no carrier for the parts")
-	case len(cfg.Hints) > MaxHints:
-		return nil, fmt.Errorf("payments: %d hints: at most %d fit an invoice", len(cfg.Hints), MaxHints)
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -534,7 +532,7 @@ func (s *Service) Payment(ctx context.Context, h tally.Hashlock) (v PaymentView,
 	return v, parts, err
 }
 
-// Part is listpartialpayments by id.
+// PartByID is listpartialpayments by id.
 func (s *Service) PartByID(ctx context.Context, id uint64) (part Part, err error) {
 	found := false
 	err = s.look(ctx, func() { part, found = s.payer.Part(id) })
@@ -571,7 +569,10 @@ func (s *Service) NewInvoice(ctx context.Context, q InvoiceRequest) (Invoice, er
 	}
 	i := Invoice{
 		Realm: s.cfg.Realm, Payee: s.cfg.Self, Hash: r.Hash, Secret: r.Secret, Amount: r.Amount, Expires: r.Expires,
-		Memo: r.Memo, Hints: s.cfg.Hints,
+		Memo: r.Memo,
+	}
+	if s.cfg.Hints != nil {
+		i.Hints = s.cfg.Hints()
 	}
 	var err error
 	if i.Signature, err = s.cfg.Sign(i.SigningBytes()); err != nil {

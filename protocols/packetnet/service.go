@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -194,6 +196,13 @@ func (s *Service) Info(p peer.ID) (Info, bool) {
 		return sess.info, true
 	}
 	return Info{}, false
+}
+
+// Neighbours returns the peers that there are sessions with.
+func (s *Service) Neighbours() []peer.ID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.live))
 }
 
 // Send implements forward.Wire.

@@ -82,8 +82,8 @@ func (f *Finder) hint(r *payments.Request) (undo func()) {
 	var undos []func()
 	for _, h := range r.Hints {
 		key := [2]peer.ID{h.Peer, r.Dest}
-		if _, have := f.graph.index[key]; have {
-			continue
+		if _, have := f.graph.index[key]; have || h.Peer == f.self {
+			continue // better is known, or it leads to ourselves
 		}
 		e := Edge{From: h.Peer, To: r.Dest, Capacity: min(2*r.Amount, payments.MaxTotal-1), FeeBase: h.FeeBase, FeePPM: h.FeePPM}
 		if e.validate() != nil {

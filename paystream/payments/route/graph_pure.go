@@ -139,6 +139,23 @@ func (g *Graph) Set(e Edge) error {
 	return nil
 }
 
+// SetOwn is Set of an edge of ours, whose capacity is what fits now, for certain.
+func (g *Graph) SetOwn(e Edge) error {
+	if err := g.Set(e); err != nil {
+		return err
+	}
+	k := g.edges[g.index[[2]peer.ID{e.From, e.To}]].known
+	k.lo, k.hi, k.forget, k.reserved = e.Capacity, e.Capacity, math.MaxInt64, 0
+	return nil
+}
+
+// Close leaves an edge out until it is set again.
+func (g *Graph) Close(from, to peer.ID) {
+	if i, ok := g.index[[2]peer.ID{from, to}]; ok {
+		g.edges[i].Capacity = 0
+	}
+}
+
 func (g *Graph) add(e Edge, k *known) {
 	i := int32(len(g.edges))
 	from, to := g.node(e.From), g.node(e.To)

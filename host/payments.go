@@ -1,0 +1,387 @@
+package host
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/paystream/forward"
+	"github.com/tallystick/tally/paystream/payments"
+	"github.com/tallystick/tally/paystream/payments/route"
+	"github.com/tallystick/tally/swap"
+)
+
+// ErrNoPayments: the node was made without Config.Payments.
+var ErrNoPayments = errors.New("host: this node makes no payments: set Config.Payments")
+
+// certainSlack is how much later than the late hold a part is decided: the hop
+// engine looks at its clock once a second, and saves.
+const certainSlack = 2 * time.Second
+
+// timeoutData is what a payee says, as an application, of parts whose others did not
+// come. The bytes are part of docs/protocol/payments.md.
+var timeoutData = []byte{1}
+
+// PaymentsConfig turns on payments in parts, and with them packets.
+type PaymentsConfig struct{}
+
+// Payments returns the node's payments, or ErrNoPayments.
+func (n *Node) Payments() (*payments.Service, error) {
+	if n.payments == nil {
+		return nil, ErrNoPayments
+	}
+	return n.payments, nil
+}
+
+// realmText is the realm as invoices name it. Where there is a chain, its first
+// block is in it: chains of play money share their names.
+func realmText(r swap.Realm) string {
+	text := r.Network + "/" + r.Asset
+	if r.Genesis != "" {
+		sum := sha256.Sum256([]byte(r.Genesis))
+		text += "/" + hex.EncodeToString(sum[:4])
+	}
+	const most = 64 // bytes of an invoice's realm
+	if len(text) > most {
+		sum := sha256.Sum256([]byte(text))
+		return hex.EncodeToString(sum[:16])
+	}
+	return text
+}
+
+// openPayments joins the payments to the hop engine, which is not started yet:
+// what it found in its journal is compared with the tables first.
+//
+//	payments.Service ── Send, Fulfil ─▶ partCarrier ─▶ forward.Engine
+//	        ▲                               │
+//	        └── Part, Answer, Gone ─────────┘ saved before they are told
+func (n *Node) openPayments(ctx context.Context, carrier *partCarrier) error {
+	carrier.begin(n.engine, n.log)
+	n.ways = newWays(n)
+	private := n.host.Peerstore().PrivKey(n.host.ID())
+	s, err := payments.Open(ctx, payments.Config{
+		Self: n.host.ID(), Realm: realmText(n.book.Realm()), Store: n.store, Carrier: carrier, Router: n.ways,
+		Sign: private.Sign, Hints: n.ways.hints, Logger: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.payments = s
+	s.Start()
+	return nil
+}
+
+// partCarrier carries parts through the hop engine. Their ids are the part ids of
+// the hops.
+type partCarrier struct {
+	engine *forward.Engine
+	log    *slog.Logger
+
+	// mu guards the fields below. Nothing is called under it.
+	mu      sync.Mutex
+	handler payments.Handler
+	waiting map[payments.PartID]*waitingPart
+	retries sync.WaitGroup
+}
+
+// waitingPart is a part that waits here for our decision.
+type waitingPart struct {
+	from peer.ID
+	id   uint64
+	// asked are the callers of the decision that is on its way.
+	asked []func(error)
+}
+
+var _ payments.Carrier = (*partCarrier)(nil)
+
+// begin takes up what the engine found in its journal.
+func (c *partCarrier) begin(engine *forward.Engine, log *slog.Logger) {
+	c.engine, c.log, c.waiting = engine, log, make(map[payments.PartID]*waitingPart)
+	for _, d := range engine.Waiting() {
+		c.waiting[payments.PartID(d.Part)] = &waitingPart{from: d.From, id: d.ID}
+	}
+}
+
+// Send implements payments.Carrier.
+func (c *partCarrier) Send(p *payments.Outgoing) error {
+	return c.engine.Send(&forward.Packet{
+		Dest: p.Dest, Via: p.Via, Amount: p.Amount, Expires: p.Expires, Condition: forward.Blake2b(p.Condition),
+		Part: forward.PartID(p.PartID), Data: p.Data, Keep: true,
+	}, nil)
+}
+
+// Forget implements payments.Carrier. Where the engine has stopped, the restart
+// tells it again.
+func (c *partCarrier) Forget(id payments.PartID) { _ = c.engine.Forget(forward.PartID(id)) }
+
+// Fulfil implements payments.Carrier.
+func (c *partCarrier) Fulfil(id payments.PartID, preimage tally.Preimage, done func(error)) {
+	c.decide(id, &forward.Decision{Fulfil: true, Preimage: preimage}, done)
+}
+
+// Reject implements payments.Carrier.
+func (c *partCarrier) Reject(id payments.PartID, code payments.FailCode, done func(error)) {
+	d := &forward.Decision{Code: forward.CodeRefused}
+	switch code {
+	case payments.FailTimeout:
+		d.Code, d.Data = forward.CodeApplication, timeoutData
+	case payments.FailHop:
+		d.Code = forward.CodeBusy
+	}
+	c.decide(id, d, done)
+}
+
+// decide passes a decision to the engine, once; whoever asks again meanwhile hears
+// of the first.
+func (c *partCarrier) decide(id payments.PartID, d *forward.Decision, done func(error)) {
+	c.mu.Lock()
+	w := c.waiting[id]
+	if w == nil {
+		c.mu.Unlock()
+		c.retries.Go(func() { done(payments.ErrGone) }) // never from within a call
+		return
+	}
+	w.asked = append(w.asked, done)
+	first := len(w.asked) == 1
+	c.mu.Unlock()
+	if !first {
+		return
+	}
+	said := func(err error) { c.decided(id, err) }
+	if err := c.engine.Decide(w.from, w.id, d, said); err != nil {
+		c.retries.Go(func() { c.retry(w, d, said, err) }) // ends when the inbox has room, or the engine
+	}
+}
+
+// retry waits for room in the engine's inbox: a claim has to be told.
+func (c *partCarrier) retry(w *waitingPart, d *forward.Decision, said func(error), err error) {
+	for errors.Is(err, forward.ErrBusy) {
+		<-time.After(busyRetry)
+		err = c.engine.Decide(w.from, w.id, d, said)
+	}
+	if err != nil {
+		said(err)
+	}
+}
+
+// decided hears from the engine that a decision is saved, or why none is.
+func (c *partCarrier) decided(id payments.PartID, err error) {
+	if errors.Is(err, forward.ErrNotHeld) {
+		err = payments.ErrGone
+	}
+	c.mu.Lock()
+	var asked []func(error)
+	if w := c.waiting[id]; w != nil {
+		asked = w.asked
+		w.asked = nil
+		if err == nil || errors.Is(err, payments.ErrGone) {
+			delete(c.waiting, id)
+		}
+	}
+	c.mu.Unlock()
+	for _, done := range asked {
+		done(err)
+	}
+}
+
+// CertainBy implements payments.Carrier.
+func (c *partCarrier) CertainBy(expires time.Time, _ int) time.Time {
+	return expires.Add(forward.LateHold + certainSlack)
+}
+
+// Sent implements payments.Carrier.
+func (c *partCarrier) Sent(context.Context) ([]payments.PartID, error) {
+	var ids []payments.PartID
+	for _, id := range c.engine.Sent() {
+		ids = append(ids, payments.PartID(id))
+	}
+	return ids, nil
+}
+
+// Waiting implements payments.Carrier.
+func (c *partCarrier) Waiting(context.Context) ([]payments.PartID, error) {
+	var ids []payments.PartID
+	for _, d := range c.engine.Waiting() {
+		ids = append(ids, payments.PartID(d.Part))
+	}
+	return ids, nil
+}
+
+// Start implements payments.Carrier. The engine begins later, and then tells again
+// what it told before.
+func (c *partCarrier) Start(h payments.Handler) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.handler = h
+}
+
+// tell returns who hears of parts; nil before Start.
+func (c *partCarrier) tell() payments.Handler {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.handler
+}
+
+// packet takes a packet for us that has no token. It is told when it is on disk:
+// what is claimed before could not be collected after a crash.
+func (c *partCarrier) packet(d *forward.Delivery) (forward.Decision, bool) {
+	a := &payments.Arrival{
+		PartID: payments.PartID(d.Part), Hash: d.Condition.Digest, From: d.From, Amount: d.Amount,
+		Expires: d.Expires.UnixMilli(), Data: slices.Clone(d.Data),
+	}
+	id := d.ID
+	return forward.Decision{Kept: func() {
+		c.mu.Lock()
+		if c.waiting[a.PartID] == nil {
+			c.waiting[a.PartID] = &waitingPart{from: a.From, id: id}
+		}
+		c.mu.Unlock()
+		c.tell().Part(a)
+	}}, false
+}
+
+// kept is told what became of a part of ours, once it is saved.
+func (c *partCarrier) kept(r *forward.Result) {
+	c.tell().Answer(&payments.Answer{
+		PartID: payments.PartID(r.Part), Fulfilled: r.Fulfilled, Preimage: r.Preimage, Failure: failureOf(r),
+	})
+}
+
+// gone is told of a part that nobody decided.
+func (c *partCarrier) gone(part forward.PartID) {
+	id := payments.PartID(part)
+	c.mu.Lock()
+	delete(c.waiting, id)
+	c.mu.Unlock()
+	c.tell().Gone(id)
+}
+
+// close waits for the last retries, when the engine has ended.
+func (c *partCarrier) close() { c.retries.Wait() }
+
+// failureOf is what a reject says about a part.
+func failureOf(r *forward.Result) payments.Failure {
+	f := payments.Failure{Code: payments.FailHop, Hop: r.Hop}
+	switch r.Code {
+	case forward.CodeRefused:
+		f.Code = payments.FailRefused
+	case forward.CodeApplication: // a payee says nothing else with it
+		f.Code = payments.FailTimeout
+	case forward.CodeNoRoute:
+		f.Code = payments.FailNoRoute
+	case forward.CodeHeadroom, forward.CodeHeadroomFinal, forward.CodeTooLarge:
+		f.Code, f.Most = payments.FailHeadroom, r.Headroom
+	case forward.CodeExpiryTooSoon, forward.CodeExpiryTooFar:
+		f.Code = payments.FailExpiry
+	case forward.CodeUnsupported:
+		f.Code = payments.FailUnsupported
+	}
+	return f
+}
+
+// packetHandler gives each packet for us to whom it is for: one with a token to the
+// sockets, one without to the payments.
+type packetHandler struct {
+	sockets *socketCarrier
+	parts   *partCarrier
+}
+
+var _ forward.Handler = (*packetHandler)(nil)
+
+// Packet implements forward.Handler.
+func (h *packetHandler) Packet(d *forward.Delivery) (forward.Decision, bool) {
+	switch {
+	case d.Condition.Kind != forward.ConditionBlake2b: // for nothing of ours
+	case len(d.Token) == 0 && h.parts != nil:
+		return h.parts.packet(d)
+	case len(d.Token) > 0 && h.sockets != nil:
+		return h.sockets.Packet(d)
+	}
+	return forward.Decision{Code: forward.CodeRefused}, true
+}
+
+// ways finds ways for payments: over our own tabs as they are now, and from there
+// over what invoices say of the payee's neighbours. It is payments.Router.
+type ways struct {
+	node   *Node
+	graph  *route.Graph
+	finder *route.Finder
+	own    []peer.ID // whom we had an edge to
+}
+
+var _ payments.Router = (*ways)(nil)
+
+func newWays(n *Node) *ways {
+	g := route.NewGraph()
+	return &ways{node: n, graph: g, finder: route.NewFinder(n.host.ID(), g)}
+}
+
+// refresh sets our own edges to what fits the tabs now.
+func (w *ways) refresh() {
+	self := w.node.host.ID()
+	for _, p := range w.own {
+		w.graph.Close(self, p)
+	}
+	w.own = w.node.packets.Neighbours()
+	for _, p := range w.own {
+		room, err := w.node.book.HeadroomPacket(p, swap.Consume)
+		if err != nil || room == 0 {
+			continue
+		}
+		// Only a graph that is full refuses it.
+		_ = w.graph.SetOwn(route.Edge{From: self, To: p, Capacity: min(room, payments.MaxTotal-1)})
+	}
+}
+
+// Plan implements payments.Router.
+func (w *ways) Plan(now time.Time, r *payments.Request) ([]payments.Leg, error) {
+	w.refresh()
+	return w.finder.Plan(now, r)
+}
+
+// Sent implements payments.Router.
+func (w *ways) Sent(now time.Time, dest peer.ID, l *payments.Leg) { w.finder.Sent(now, dest, l) }
+
+// Done implements payments.Router.
+func (w *ways) Done(now time.Time, dest peer.ID, l *payments.Leg) { w.finder.Done(now, dest, l) }
+
+// Failed implements payments.Router.
+func (w *ways) Failed(now time.Time, dest peer.ID, l *payments.Leg, f payments.Failure) {
+	w.finder.Failed(now, dest, l, f)
+}
+
+// hints are the neighbours that can bring us most, for our invoices.
+func (w *ways) hints() []payments.Hint {
+	type way struct {
+		payments.Hint
+		room tally.Amount
+	}
+	var list []way
+	for _, p := range w.node.packets.Neighbours() {
+		info, ok := w.node.packets.Info(p)
+		room, err := w.node.book.HeadroomPacket(p, swap.Serve)
+		if !ok || err != nil || room == 0 || info.FeeBase >= uint64(payments.MaxTotal) || info.FeePPM > 1_000_000 {
+			continue
+		}
+		list = append(list, way{payments.Hint{Peer: p, FeeBase: tally.Amount(info.FeeBase), FeePPM: info.FeePPM}, room})
+	}
+	slices.SortStableFunc(list, func(a, b way) int {
+		if a.room > b.room {
+			return -1
+		}
+		return 1
+	})
+	var hints []payments.Hint
+	for _, w := range list[:min(len(list), payments.MaxHints)] {
+		hints = append(hints, w.Hint)
+	}
+	return hints
+}
