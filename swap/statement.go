@@ -129,13 +129,20 @@ func (l *Ledger) admit(n tally.Amount) {
 	l.forgiven = l.forgiven.SaturatingSub(n)
 }
 
-// lowerServed takes back n units served: the peer has it as a credit.
+// lowerServed takes back n units served. The peer never counted them, so it never
+// paid for them either: what they leave is service of the peer's that we owe for,
+// and not money that it paid ahead, which nobody would ever settle.
 func (l *Ledger) lowerServed(n tally.Amount) {
 	l.served -= n
-	l.bookFromPeer(n)
+	claimed := min(l.owed.Owed(), n)
+	drawn := min(l.prepaidToPeer, n-claimed)
+	l.prepaidToPeer -= drawn
+	l.owed -= tally.Balance(n - drawn)
+	l.flags |= flagUntold
 }
 
-// lowerConsumed is the mirror of lowerServed.
+// lowerConsumed takes back n units consumed. We counted them, and paid for them
+// what the peer took as paid ahead.
 func (l *Ledger) lowerConsumed(n tally.Amount) {
 	l.consumed -= n
 	l.bookToPeer(n)

@@ -163,6 +163,39 @@ func TestStatementWhereWeServe(t *testing.T) {
 			t.Errorf("%s", describe(&x.l))
 		}
 	})
+	t.Run("beyond the debt the peer has served it, and not paid it ahead", func(t *testing.T) {
+		// The peer's own book says so, and a debt is settled; money paid ahead is not.
+		for _, c := range []struct {
+			name           string
+			setup          func(x *tab)
+			owed           tally.Balance
+			byPeer, toPeer tally.Amount
+		}{
+			{name: "nothing was paid", setup: func(*tab) {}, owed: -8},
+			{name: "the peer paid ahead", setup: func(x *tab) {
+				x.do(Event{Kind: EvCheque, Serial: 1, Cumulative: 29, Covered: 29})
+			}, owed: -8, byPeer: 29},
+			{name: "we paid ahead", setup: func(x *tab) {
+				x.l.paid, x.l.issued, x.l.prepaidToPeer = 5, 5, 5
+			}, owed: -3},
+			{name: "we paid more ahead", setup: func(x *tab) {
+				x.l.paid, x.l.issued, x.l.prepaidToPeer = 11, 11, 11
+			}, toPeer: 3},
+		} {
+			x := newTab(t, Policy{}).native()
+			x.serve(20)
+			x.consume(20)
+			c.setup(x)
+			balance := x.l.Balance()
+			x.do(x.told(20, 12))
+			if l := &x.l; l.owed != c.owed || l.prepaidByPeer != c.byPeer || l.prepaidToPeer != c.toPeer || l.Balance() != balance-8 || l.forgiven != 8 {
+				t.Errorf("%s: %s", c.name, describe(l))
+			}
+			if err := x.l.Check(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 	t.Run("nor is one of a busy peer", func(t *testing.T) {
 		x := newTab(t, Policy{}).native()
 		x.serve(50)
