@@ -16,6 +16,10 @@ func (c *Conn) answer(a *Answer) Record {
 	}
 	delete(c.out, a.ID)
 	p, known := c.readReply(a, &o)
+	if known {
+		c.heardStreams(p, false)
+	}
+	c.landedStreams(&o, p, known)
 	c.finish(a, &o, p, known)
 	if c.sess.Confirmed() && o.kind == outOpen {
 		c.tellAt = 0
@@ -83,6 +87,7 @@ func (c *Conn) turnedAway(code Code) bool {
 		if err := c.sess.Renew(c.e.entropy.id()); err != nil {
 			c.stop(err)
 		}
+		c.resetStreams()
 		if code == CodeReopen {
 			c.openAt = 0
 		}
@@ -117,6 +122,9 @@ func (c *Conn) finish(a *Answer, o *outgoing, p *Packet, known bool) {
 		return
 	}
 	c.budgetSettle(o.amount, a.Fulfilled)
+	if a.Fulfilled && o.load != nil {
+		c.streams.Share(o.load.shares, o.amount, false)
+	}
 	c.notify()
 	if o.old {
 		return

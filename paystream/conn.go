@@ -56,7 +56,7 @@ type Conn struct {
 	usedAt  time.Duration
 	stopped error // why nothing is sent
 	closed  error
-	changed chan struct{} // closed and replaced at each change
+	changed chan struct{} // closed at the next change; nil where nobody waits
 	timer   *time.Timer
 
 	proposals map[[16]byte]bool // of the peer, with our answers
@@ -73,6 +73,7 @@ type Conn struct {
 	in, pkt Packet // scratch
 	plain   []byte
 	inner   []byte
+	streams Streams
 }
 
 func (e *Endpoint) newConn(i identity, s *Socket) (*Conn, error) {
@@ -82,8 +83,9 @@ func (e *Endpoint) newConn(i identity, s *Socket) (*Conn, error) {
 	}
 	c := &Conn{
 		e: e, ident: i, sess: sess, sock: s, ctl: NewControl(0), out: make(map[PacketID]outgoing),
-		changed: make(chan struct{}), proposals: make(map[[16]byte]bool),
-		asked: make(map[[16]byte]*proposalState), wanted: make(map[[16]byte]*Receipt), usedAt: e.now(),
+		proposals: make(map[[16]byte]bool),
+		asked:     make(map[[16]byte]*proposalState), wanted: make(map[[16]byte]*Receipt), usedAt: e.now(),
+		streams: newStreams(i.role, e.memory),
 	}
 	return c, nil
 }
@@ -212,7 +214,7 @@ func (c *Conn) WaitBalance(ctx context.Context, b tally.Balance) error {
 func (c *Conn) wait(ctx context.Context, cond func() bool) error {
 	for {
 		c.mu.Lock()
-		ok, err, changed := cond(), c.closed, c.changed
+		ok, err, changed := cond(), c.closed, c.watch()
 		if err == nil {
 			err = c.stopped
 		}
@@ -231,10 +233,20 @@ func (c *Conn) wait(ctx context.Context, cond func() bool) error {
 	}
 }
 
+// watch returns what is closed at the next change. Called with mu held.
+func (c *Conn) watch() chan struct{} {
+	if c.changed == nil {
+		c.changed = make(chan struct{})
+	}
+	return c.changed
+}
+
 // notify wakes those who wait. Called with mu held.
 func (c *Conn) notify() {
-	close(c.changed)
-	c.changed = make(chan struct{})
+	if c.changed != nil {
+		close(c.changed)
+		c.changed = nil
+	}
 }
 
 func (c *Conn) stop(err error) {
@@ -271,6 +283,7 @@ func (c *Conn) endLocked(why error) {
 		if c.timer != nil {
 			c.timer.Stop()
 		}
+		c.streams.End(why)
 		c.notify()
 	}
 }
@@ -392,7 +405,7 @@ func (c *Conn) due(list []*Outgoing) []*Outgoing {
 	if c.mustTell(now) && now >= c.tellAt {
 		list = c.news(list)
 	}
-	return list
+	return c.dataDue(list, now)
 }
 
 // begin sends what leads to a confirmed pair: the client's Open; or, of a server
@@ -465,6 +478,14 @@ func (c *Conn) arm() (idle bool) {
 	}
 	if c.sess.Confirmed() && !c.again && c.asks() {
 		sooner(c.usedAt + IdleTime/2)
+	}
+	if c.sess.Confirmed() {
+		sooner(c.streams.RetryAt())
+		sooner(c.streams.Late(now, 0))
+		if c.streams.Live() {
+			sooner(c.usedAt + keepAlive)
+			sooner(c.tellAt)
+		}
 	}
 	if c.sock.Due() > 0 || !c.sock.rate.Known() {
 		sooner(now + time.Second) // the control's clocks: probes, progress

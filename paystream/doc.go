@@ -15,13 +15,14 @@
 //
 //	Socket   what an end may do with its money: pure (socket.go, verdict_pure.go)
 //	Control  how much leaves when: rate, windows, retries; pure (control.go)
+//	Streams  an application's bytes beside the money; pure (streams_pure.go)
 //	Packet   what the two ends tell each other (frame.go)
 //	Session  sealing and opening it (seal_pure.go)
 //	Token    how a server remembers nothing (token_pure.go), URI (uri_pure.go)
 //	Budget   what all sockets of one token have moved (budget_pure.go)
 //	Receipt  what a payee signs for third parties (receipt.go)
 //	Endpoint all sockets of a node, disk and time around them (endpoint.go, load.go)
-//	Conn     one live socket: conn.go, send.go, receive.go, answer.go
+//	Conn     one live socket: conn.go, send.go, receive.go, answer.go, stream.go
 //	Carrier  what takes packets to other endpoints (carrier.go)
 //
 // A packet as hops see it; what is sealed is a Packet:

@@ -106,6 +106,7 @@ type Endpoint struct {
 	wake    chan struct{}
 	ended   chan struct{}
 
+	data    atomic.Int64 // memory of all streams
 	entropy entropy
 }
 

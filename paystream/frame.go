@@ -78,6 +78,7 @@ type Packet struct {
 	RequestID uint64
 	Amount    tally.Amount // prepare: least to take; reply: what arrived
 	Sent      tally.Amount // prepare: what the payer gives
+	Again     bool         // reply: not all Data of the request was taken
 
 	// At most one of each; the flags say which are there.
 	Has          Has
@@ -161,8 +162,12 @@ type (
 		Data           []byte
 		Fin            bool
 	}
-	// CreditFrame lets the reader send up to Limit.
-	CreditFrame struct{ Stream, Limit uint64 }
+	// CreditFrame lets the reader send up to Limit; of stream 0 it is the limit of
+	// every stream that has none of its own. End: the teller reads no more.
+	CreditFrame struct {
+		Stream, Limit uint64
+		End           bool
+	}
 	// AssetFrame names the teller's asset.
 	AssetFrame struct {
 		Code  []byte
@@ -202,7 +207,7 @@ const (
 
 // Reset empties p and keeps its memory.
 func (p *Packet) Reset() {
-	p.Kind, p.Code, p.RequestID, p.Amount, p.Sent, p.Has = 0, 0, 0, 0, 0, 0
+	p.Kind, p.Code, p.RequestID, p.Amount, p.Sent, p.Has, p.Again = 0, 0, 0, 0, 0, 0, false
 	p.Proposals, p.Replies, p.Money = p.Proposals[:0], p.Replies[:0], p.Money[:0]
 	p.Data, p.Credits = p.Data[:0], p.Credits[:0]
 	p.Receipts, p.Requests = p.Receipts[:0], p.Requests[:0]
@@ -259,7 +264,11 @@ func (p *Packet) Append(dst []byte) []byte {
 		dst = endFrame(dst, at)
 	}
 	for _, f := range p.Money {
-		dst = appendPair(dst, frameMoney, f.Stream, f.Shares)
+		var at mark
+		dst, at = beginFrame(dst, frameMoney)
+		dst = appendUint(dst, 1, f.Stream)
+		dst = appendUint(dst, 2, f.Shares)
+		dst = endFrame(dst, at)
 	}
 	for i := range p.Data {
 		f := &p.Data[i]
@@ -272,7 +281,12 @@ func (p *Packet) Append(dst []byte) []byte {
 		dst = endFrame(dst, at)
 	}
 	for _, f := range p.Credits {
-		dst = appendPair(dst, frameCredit, f.Stream, f.Limit)
+		var at mark
+		dst, at = beginFrame(dst, frameCredit)
+		dst = appendUint(dst, 1, f.Stream)
+		dst = appendUint(dst, 2, f.Limit)
+		dst = appendBool(dst, 3, f.End)
+		dst = endFrame(dst, at)
 	}
 	if p.Has&HasNewAddress != 0 {
 		var at mark
@@ -313,7 +327,7 @@ func (p *Packet) Append(dst []byte) []byte {
 		dst = appendAlways(dst, 1, p.Requests[i].Nonce[:])
 		dst = endFrame(dst, at)
 	}
-	return dst
+	return appendBool(dst, 7, p.Again)
 }
 
 func appendUint(dst []byte, num protowire.Number, v uint64) []byte {
@@ -339,13 +353,6 @@ func appendBytes(dst []byte, num protowire.Number, b []byte) []byte {
 
 func appendAlways(dst []byte, num protowire.Number, b []byte) []byte {
 	return protowire.AppendBytes(protowire.AppendTag(dst, num, protowire.BytesType), b)
-}
-
-func appendPair(dst []byte, num protowire.Number, a, b uint64) []byte {
-	dst, at := beginFrame(dst, num)
-	dst = appendUint(dst, 1, a)
-	dst = appendUint(dst, 2, b)
-	return endFrame(dst, at)
 }
 
 // mark is where a frame began: its two lengths are written once they are known.
@@ -409,6 +416,8 @@ func (p *Packet) Decode(b []byte) error {
 				return ErrFrame
 			}
 			err = p.decodeFrame(f.bytes(&err, MaxInner), err)
+		case 7:
+			p.Again = f.uint(&err) != 0
 		}
 		if err != nil {
 			return err
@@ -484,15 +493,13 @@ func (p *Packet) decodeKind(num protowire.Number, b []byte) error {
 		return needID(eachField(b, f.field), f.ID)
 	case frameMoney:
 		p.Money = append(p.Money, MoneyFrame{})
-		f := &p.Money[len(p.Money)-1]
-		return eachPair(b, &f.Stream, &f.Shares)
+		return eachField(b, p.Money[len(p.Money)-1].field)
 	case frameData:
 		p.Data = append(p.Data, DataFrame{})
 		return eachField(b, p.Data[len(p.Data)-1].field)
 	case frameCredit:
 		p.Credits = append(p.Credits, CreditFrame{})
-		f := &p.Credits[len(p.Credits)-1]
-		return eachPair(b, &f.Stream, &f.Limit)
+		return eachField(b, p.Credits[len(p.Credits)-1].field)
 	case frameReceipt:
 		p.Receipts = append(p.Receipts, ReceiptFrame{})
 		f := &p.Receipts[len(p.Receipts)-1]
@@ -584,6 +591,28 @@ func (p *ProposalReplyFrame) field(f field) (err error) {
 	return err
 }
 
+func (m *MoneyFrame) field(f field) (err error) {
+	switch f.num {
+	case 1:
+		m.Stream = f.uint(&err)
+	case 2:
+		m.Shares = f.uint(&err)
+	}
+	return err
+}
+
+func (c *CreditFrame) field(f field) (err error) {
+	switch f.num {
+	case 1:
+		c.Stream = f.uint(&err)
+	case 2:
+		c.Limit = f.uint(&err)
+	case 3:
+		c.End = f.uint(&err) != 0
+	}
+	return err
+}
+
 func (d *DataFrame) field(f field) (err error) {
 	switch f.num {
 	case 1:
@@ -639,26 +668,6 @@ func (c *CloseFrame) field(f field) (err error) {
 		c.Received = tally.Amount(f.small(&err, math.MaxInt64))
 	}
 	return err
-}
-
-func eachPair(b []byte, one, two *uint64) error {
-	for len(b) > 0 {
-		f, rest, err := nextField(b)
-		if err != nil {
-			return err
-		}
-		b = rest
-		switch f.num {
-		case 1:
-			*one = f.uint(&err)
-		case 2:
-			*two = f.uint(&err)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func eachField(b []byte, fn func(field) error) error {

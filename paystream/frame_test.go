@@ -27,7 +27,7 @@ func via(ids ...string) (v ViaFrame) {
 func fullPacket() *Packet {
 	id := [16]byte{1, 2, 3, 15: 16}
 	return &Packet{
-		Kind: KindPrepare, Code: CodeTooLittle, RequestID: 7, Amount: 990, Sent: 1000,
+		Kind: KindPrepare, Code: CodeTooLittle, RequestID: 7, Amount: 990, Sent: 1000, Again: true,
 		Has:          HasOpen | HasState | HasNewAddress | HasAssetDetails | HasClose,
 		Open:         OpenFrame{Asset: []byte("karma"), Suite: 1, Idle: 60, ViaFrame: via("first", "last")},
 		State:        StateFrame{Seq: 3, Seen: 2, Totals: Totals{Expected: 10, Wanted: Total{N: 20}, Offer: Total{Open: true}}, Received: 9},
@@ -38,7 +38,7 @@ func fullPacket() *Packet {
 		Replies:      []ProposalReplyFrame{{ID: id, Accepted: true}},
 		Money:        []MoneyFrame{{Stream: 1, Shares: 3}, {Stream: 2, Shares: 1}},
 		Data:         []DataFrame{{Stream: 1, Offset: 300, Data: bytes.Repeat([]byte{7}, 200), Fin: true}},
-		Credits:      []CreditFrame{{Stream: 1, Limit: 65536}},
+		Credits:      []CreditFrame{{Stream: 1, Limit: 65536, End: true}},
 		Receipts:     []ReceiptFrame{{Nonce: id, Total: 77, Time: 1700000000, Signature: bytes.Repeat([]byte{9}, 64)}},
 		Requests:     []ReceiptRequestFrame{{Nonce: id}},
 	}

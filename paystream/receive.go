@@ -64,6 +64,10 @@ func (c *Conn) handle(in *Incoming) Decision {
 	if o.Fresh {
 		c.hear(p, nil)
 	}
+	if o.Fresh && !o.Seen && c.closed == nil {
+		reply.Again = c.heardStreams(p, true)
+		c.streams.Answer(&reply, p)
+	}
 	d := Decision{}
 	if c.closed != nil {
 		reply.Code = CodeClosed
@@ -103,7 +107,7 @@ func (c *Conn) began() {
 	c.told, c.tellAt, c.tellTries = 0, 0, 0
 	c.doubt, c.calls, c.again, c.openTries = false, false, false, 0
 	c.resume()
-	c.notify()
+	c.resetStreams()
 }
 
 // receive is R5, first the socket's and then the token's.
@@ -138,6 +142,8 @@ func (c *Conn) receive(in *Incoming, p *Packet, o *Opened, d *Decision) Code {
 		return CodeRefused
 	}
 	c.tellAt, c.dirty = max(c.tellAt, c.e.now()+newsDelay), true
+	c.streams.Share(p.Money, in.Amount, true)
+	c.streamNews()
 	d.Fulfil, d.Preimage, d.Record = true, o.Preimage, c.record
 	c.notify()
 	return CodeUnset

@@ -27,6 +27,7 @@ type outgoing struct {
 	amount  tally.Amount
 	arrived tally.Amount // what we had counted as arrived when it left
 	sure    tally.Amount // and what of that the peer had told
+	load    *load        // what it carries of streams, if anything
 }
 
 // pump sends money as long as some is due and the windows are open.
@@ -75,6 +76,10 @@ func (c *Conn) pump(list []*Outgoing, now time.Duration) []*Outgoing {
 	}
 }
 
+// maxAsked bounds the proposals, and the questions for receipts, of one packet; the
+// next one has others. With the frames of streams they are within maxFrames.
+const maxAsked = 8
+
 // mustTell reports whether the peer has to hear something that no packet in
 // flight tells.
 func (c *Conn) mustTell(now time.Duration) bool {
@@ -82,6 +87,9 @@ func (c *Conn) mustTell(now time.Duration) bool {
 		return false
 	}
 	if len(c.asked) > 0 || len(c.wanted) > 0 || len(c.answers) > 0 || len(c.requests) > 0 {
+		return true
+	}
+	if c.streams.Live() && now >= c.usedAt+keepAlive {
 		return true
 	}
 	unsure := c.sock.Unsure()
@@ -109,12 +117,12 @@ func (c *Conn) news(list []*Outgoing) []*Outgoing {
 	c.tellAt = c.e.now() + Backoff(c.tellTries, jitter(c.e))
 	c.pkt.Reset()
 	for _, st := range c.asked {
-		if !st.decided {
+		if !st.decided && len(c.pkt.Proposals) < maxAsked {
 			c.pkt.Proposals = append(c.pkt.Proposals, st.frame)
 		}
 	}
 	for nonce, r := range c.wanted {
-		if r.Signature == nil {
+		if r.Signature == nil && len(c.pkt.Requests) < maxAsked {
 			c.pkt.Requests = append(c.pkt.Requests, ReceiptRequestFrame{Nonce: nonce})
 		}
 	}
@@ -144,6 +152,13 @@ func (c *Conn) seal(list []*Outgoing, kind outKind, n tally.Amount, id PacketID)
 	p.Replies = append(p.Replies, c.answers...)
 	c.answers = c.answers[:0]
 	c.inner = p.Append(c.inner[:0])
+	var carried *load
+	if seq != 0 {
+		carried = c.streams.Fill(p, c.e.now(), MaxInner-len(c.inner), kind == outMoney)
+	}
+	if carried != nil {
+		c.inner = p.Append(c.inner[:0])
+	}
 	env, err := c.sess.Seal(nil, KindPrepare, c.inner)
 	if err != nil {
 		c.stop(err)
@@ -165,7 +180,7 @@ func (c *Conn) seal(list []*Outgoing, kind outKind, n tally.Amount, id PacketID)
 		copy(o.Condition[:16], a[:])
 		copy(o.Condition[16:], b[:])
 	}
-	c.out[id] = outgoing{kind: kind, request: p.RequestID, seq: seq, amount: n, arrived: c.sock.arrived, sure: c.sock.sure}
+	c.out[id] = outgoing{kind: kind, request: p.RequestID, seq: seq, amount: n, arrived: c.sock.arrived, sure: c.sock.sure, load: carried}
 	c.e.packetMu.Lock()
 	c.e.packets[id] = c
 	c.e.packetMu.Unlock()

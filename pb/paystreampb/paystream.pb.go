@@ -160,8 +160,10 @@ type Packet struct {
 	// Of a prepare: what the payer gives, in its own units.
 	Sent uint64 `protobuf:"varint,4,opt,name=sent,proto3" json:"sent,omitempty"`
 	// Of a reply: why.
-	Code          Code     `protobuf:"varint,5,opt,name=code,proto3,enum=paystreampb.Code" json:"code,omitempty"`
-	Frames        []*Frame `protobuf:"bytes,6,rep,name=frames,proto3" json:"frames,omitempty"`
+	Code   Code     `protobuf:"varint,5,opt,name=code,proto3,enum=paystreampb.Code" json:"code,omitempty"`
+	Frames []*Frame `protobuf:"bytes,6,rep,name=frames,proto3" json:"frames,omitempty"`
+	// Of a reply: not all Data of the request was taken; send it again.
+	Again         bool `protobuf:"varint,7,opt,name=again,proto3" json:"again,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -236,6 +238,13 @@ func (x *Packet) GetFrames() []*Frame {
 		return x.Frames
 	}
 	return nil
+}
+
+func (x *Packet) GetAgain() bool {
+	if x != nil {
+		return x.Again
+	}
+	return false
 }
 
 type Frame struct {
@@ -909,11 +918,14 @@ func (x *Data) GetFin() bool {
 	return false
 }
 
-// Credit lets the reader send data of a stream up to an offset.
+// Credit lets the reader send data of a stream up to an offset. That of stream 0
+// is the first limit of every stream; nobody sends data before it has come.
 type Credit struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Stream        uint64                 `protobuf:"varint,1,opt,name=stream,proto3" json:"stream,omitempty"`
-	Limit         uint64                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Stream uint64                 `protobuf:"varint,1,opt,name=stream,proto3" json:"stream,omitempty"`
+	Limit  uint64                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	// The teller reads no more of the stream.
+	End           bool `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -960,6 +972,13 @@ func (x *Credit) GetLimit() uint64 {
 		return x.Limit
 	}
 	return 0
+}
+
+func (x *Credit) GetEnd() bool {
+	if x != nil {
+		return x.End
+	}
+	return false
 }
 
 // NewAddress replaces the way back of Open.
@@ -1243,7 +1262,7 @@ var File_paystreampb_paystream_proto protoreflect.FileDescriptor
 
 const file_paystreampb_paystream_proto_rawDesc = "" +
 	"\n" +
-	"\x1bpaystreampb/paystream.proto\x12\vpaystreampb\"\xcd\x01\n" +
+	"\x1bpaystreampb/paystream.proto\x12\vpaystreampb\"\xe3\x01\n" +
 	"\x06Packet\x12%\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x11.paystreampb.KindR\x04kind\x12\x1d\n" +
 	"\n" +
@@ -1251,7 +1270,8 @@ const file_paystreampb_paystream_proto_rawDesc = "" +
 	"\x06amount\x18\x03 \x01(\x04R\x06amount\x12\x12\n" +
 	"\x04sent\x18\x04 \x01(\x04R\x04sent\x12%\n" +
 	"\x04code\x18\x05 \x01(\x0e2\x11.paystreampb.CodeR\x04code\x12*\n" +
-	"\x06frames\x18\x06 \x03(\v2\x12.paystreampb.FrameR\x06frames\"\x86\x05\n" +
+	"\x06frames\x18\x06 \x03(\v2\x12.paystreampb.FrameR\x06frames\x12\x14\n" +
+	"\x05again\x18\a \x01(\bR\x05again\"\x86\x05\n" +
 	"\x05Frame\x12'\n" +
 	"\x04open\x18\x01 \x01(\v2\x11.paystreampb.OpenH\x00R\x04open\x12*\n" +
 	"\x05state\x18\x02 \x01(\v2\x12.paystreampb.StateH\x00R\x05state\x123\n" +
@@ -1300,10 +1320,11 @@ const file_paystreampb_paystream_proto_rawDesc = "" +
 	"\x06stream\x18\x01 \x01(\x04R\x06stream\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\x12\x10\n" +
-	"\x03fin\x18\x04 \x01(\bR\x03fin\"6\n" +
+	"\x03fin\x18\x04 \x01(\bR\x03fin\"H\n" +
 	"\x06Credit\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x04R\x06stream\x12\x14\n" +
-	"\x05limit\x18\x02 \x01(\x04R\x05limit\"+\n" +
+	"\x05limit\x18\x02 \x01(\x04R\x05limit\x12\x10\n" +
+	"\x03end\x18\x03 \x01(\bR\x03end\"+\n" +
 	"\n" +
 	"NewAddress\x12\x1d\n" +
 	"\n" +
