@@ -756,6 +756,7 @@ func (s *Streams) widen() {
 // narrow is one cut a round trip: the packets of one window are lost together.
 func (s *Streams) narrow(now time.Duration, jitter uint32) {
 	if now < s.cutAt {
+		s.retryAt = max(s.retryAt, s.cutAt)
 		return
 	}
 	s.window, s.slow, s.acks = max(s.window/2, 1), false, 0
