@@ -1,6 +1,7 @@
 package btp
 
 import (
+	"crypto/sha256"
 	"errors"
 	"log/slog"
 )
@@ -27,6 +28,13 @@ func (t Token) GoString() string { return t.String() }
 
 // LogValue hides the token from structured logs.
 func (t Token) LogValue() slog.Value { return slog.StringValue(t.String()) }
+
+// TokenHash is what a server keeps of a token: its SHA-256. Tokens are drawn, not
+// chosen, so that a hash without salt or cost gives none away.
+type TokenHash [sha256.Size]byte
+
+// Hash returns what a server keeps of the token.
+func (t Token) Hash() TokenHash { return sha256.Sum256([]byte(t)) }
 
 // Frame returns the frame that says it.
 func (a Auth) Frame() *Frame {

@@ -19,6 +19,7 @@ import (
 
 var (
 	errReplaced = errors.New("btpws: the client has connected again")
+	errRemoved  = errors.New("btpws: the client was removed")
 	errText     = errors.New("btpws: a text message: BTP is binary")
 	errBehind   = errors.New("btpws: the client does not read")
 )

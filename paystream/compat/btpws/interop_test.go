@@ -178,7 +178,7 @@ func newBridge(t *testing.T) *bridge {
 	var clients []btpws.Client
 	for _, name := range []string{"alice", "bob"} {
 		clients = append(clients, btpws.Client{
-			Name: name, Token: token(name),
+			Name: name, Token: token(name).Hash(),
 			Config: ilp.Config{Address: base + ilp.Address("."+name), AssetScale: 9, AssetCode: "FIL"},
 		})
 	}

@@ -2,8 +2,6 @@ package btpws
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -26,7 +24,6 @@ const (
 	// MaxInFlight bounds the packets of one client on the way, each way.
 	MaxInFlight = 64
 
-	minToken    = 16               // bytes; a shorter token can be guessed
 	authTimeout = 5 * time.Second  // for the first message
 	maxHold     = 60 * time.Second // of a packet, whatever its expiry
 	idleTimeout = 60 * time.Second // without any frame or pong
@@ -39,9 +36,9 @@ var ErrConfig = errors.New("btpws: configuration")
 
 // Client is who may connect.
 type Client struct {
-	Name   string     // unique; what the client may give as user name
-	Token  btp.Token  // unique, at least 16 bytes
-	Config ilp.Config // what the client is told: its address and asset
+	Name   string        // unique; what the client may give as user name
+	Token  btp.TokenHash // unique
+	Config ilp.Config    // what the client is told: its address and asset
 }
 
 // Config is what a Server needs.
@@ -59,30 +56,11 @@ type Config struct {
 
 // Validate returns what is wrong with c.
 func (c *Config) Validate() error {
-	if len(c.Clients) > MaxClients {
-		return fmt.Errorf("%w: %d clients, at most %d", ErrConfig, len(c.Clients), MaxClients)
-	}
 	if c.Serve == nil {
 		return fmt.Errorf("%w: nothing serves packets", ErrConfig)
 	}
 	if err := c.Address.Validate(); err != nil {
 		return fmt.Errorf("%w: %w", ErrConfig, err)
-	}
-	names, tokens := make(map[string]bool), make(map[btp.Token]bool)
-	addresses := make(map[ilp.Address]bool)
-	for _, client := range c.Clients {
-		switch {
-		case client.Name == "" || names[client.Name]:
-			return fmt.Errorf("%w: client %q: want a name of its own", ErrConfig, client.Name)
-		case len(client.Token) < minToken || tokens[client.Token]:
-			return fmt.Errorf("%w: client %q: want a token of its own of at least %d bytes", ErrConfig, client.Name, minToken)
-		case addresses[client.Config.Address]:
-			return fmt.Errorf("%w: client %q: another client has its address", ErrConfig, client.Name)
-		}
-		if err := client.Config.Validate(); err != nil {
-			return fmt.Errorf("%w: client %q: %w", ErrConfig, client.Name, err)
-		}
-		names[client.Name], tokens[client.Token], addresses[client.Config.Address] = true, true, true
 	}
 	return nil
 }
@@ -98,7 +76,6 @@ type account struct {
 type Server struct {
 	cfg      Config
 	log      *slog.Logger
-	byToken  map[[sha256.Size]byte]*account
 	upgrader websocket.Upgrader
 	starting chan struct{} // one of MaxHandshakes
 
@@ -106,9 +83,11 @@ type Server struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // connections and their goroutines
 
-	mu     sync.Mutex // guards the fields below
-	closed bool
-	live   map[string]*conn // by the client's name
+	mu      sync.Mutex // guards the fields below
+	closed  bool
+	byToken map[btp.TokenHash]*account
+	byName  map[string]*account
+	live    map[string]*conn // by the client's name
 }
 
 // New returns a server of the clients in cfg.
@@ -118,7 +97,8 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, log: cfg.Logger,
-		byToken:  make(map[[sha256.Size]byte]*account),
+		byToken:  make(map[btp.TokenHash]*account),
+		byName:   make(map[string]*account),
 		starting: make(chan struct{}, MaxHandshakes),
 		live:     make(map[string]*conn),
 		// A page of another origin has no token, and tokens come in the first
@@ -129,10 +109,58 @@ func New(cfg Config) (*Server, error) {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	for _, c := range cfg.Clients {
-		s.byToken[sha256.Sum256([]byte(c.Token))] = &account{Client: c, serving: make(chan struct{}, MaxInFlight)}
+		if err := s.Add(c); err != nil {
+			return nil, err
+		}
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s, nil
+}
+
+// Add lets a client connect.
+func (s *Server) Add(c Client) error {
+	if err := c.Config.Validate(); err != nil {
+		return fmt.Errorf("%w: client %q: %w", ErrConfig, c.Name, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case len(s.byName) >= MaxClients:
+		return fmt.Errorf("%w: at most %d clients", ErrConfig, MaxClients)
+	case c.Name == "" || s.byName[c.Name] != nil:
+		return fmt.Errorf("%w: client %q: want a name of its own", ErrConfig, c.Name)
+	case c.Token == btp.TokenHash{} || s.byToken[c.Token] != nil:
+		return fmt.Errorf("%w: client %q: want a token of its own", ErrConfig, c.Name)
+	}
+	for _, other := range s.byName {
+		if other.Config.Address == c.Config.Address {
+			return fmt.Errorf("%w: client %q: another client has its address", ErrConfig, c.Name)
+		}
+	}
+	a := &account{Client: c, serving: make(chan struct{}, MaxInFlight)}
+	s.byToken[c.Token], s.byName[c.Name] = a, a
+	return nil
+}
+
+// Remove ends a client's connection and lets it connect no more. Its packets on the
+// way are decided all the same.
+func (s *Server) Remove(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a := s.byName[name]; a != nil {
+		delete(s.byToken, a.Token)
+		delete(s.byName, name)
+	}
+	if c := s.live[name]; c != nil {
+		c.end(errRemoved)
+	}
+}
+
+// Connected reports whether a client is connected.
+func (s *Server) Connected(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.live[name] != nil
 }
 
 // Close ends all connections and waits for them. Packets on the way to a client
@@ -227,8 +255,10 @@ var errUnknown = errors.New("btpws: no client of this name and token")
 // lookup finds the client by the hash of its token, so that the time it takes
 // tells nothing of the tokens.
 func (s *Server) lookup(a btp.Auth) (*account, error) {
-	client := s.byToken[sha256.Sum256([]byte(a.Token))]
-	if client == nil || subtle.ConstantTimeCompare([]byte(client.Token), []byte(a.Token)) != 1 {
+	s.mu.Lock()
+	client := s.byToken[a.Token.Hash()]
+	s.mu.Unlock()
+	if client == nil {
 		return nil, errUnknown
 	}
 	if a.Username != "" && a.Username != client.Name {
@@ -241,7 +271,7 @@ func (s *Server) lookup(a btp.Auth) (*account, error) {
 func (s *Server) enter(c *conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	if s.closed || s.byName[c.client.Name] != c.client { // removed while it knocked
 		return false
 	}
 	if old := s.live[c.client.Name]; old != nil {

@@ -61,7 +61,7 @@ func clients() []Client {
 	var out []Client
 	for _, name := range []string{"alice", "bob"} {
 		out = append(out, Client{
-			Name: name, Token: token(name),
+			Name: name, Token: token(name).Hash(),
 			Config: ilp.Config{Address: ilp.Address("test.tally." + name), AssetScale: 9, AssetCode: "FIL"},
 		})
 	}
@@ -509,11 +509,16 @@ func TestConfigValidate(t *testing.T) {
 		"address":      func(c *Config) { c.Address = "x" },
 		"no name":      func(c *Config) { c.Clients[0].Name = "" },
 		"name twice":   func(c *Config) { c.Clients[0].Name = "bob" },
-		"short token":  func(c *Config) { c.Clients[0].Token = "short" },
+		"no token":     func(c *Config) { c.Clients[0].Token = btp.TokenHash{} },
 		"token twice":  func(c *Config) { c.Clients[0].Token = c.Clients[1].Token },
 		"same address": func(c *Config) { c.Clients[0].Config.Address = c.Clients[1].Config.Address },
 		"client":       func(c *Config) { c.Clients[0].Config.Address = "x" },
-		"too many":     func(c *Config) { c.Clients = make([]Client, MaxClients+1) },
+		"too many": func(c *Config) {
+			for i := range MaxClients {
+				name := fmt.Sprint("c", i)
+				c.Clients = append(c.Clients, Client{Name: name, Token: token(name).Hash(), Config: ilp.Config{Address: ilp.Address("test.tally." + name)}})
+			}
+		},
 	} {
 		c := good()
 		edit(&c)
@@ -525,4 +530,35 @@ func TestConfigValidate(t *testing.T) {
 	if s := fmt.Sprintf("%+v", good()); strings.Contains(s, "token-of") {
 		t.Error(s)
 	}
+}
+
+// TestAddRemove: a client that is added may connect, and one that is removed is cut
+// and connects no more.
+func TestAddRemove(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		carol := Client{Name: "carol", Token: token("carol").Hash(), Config: ilp.Config{Address: "test.tally.carol"}}
+		if err := r.server.Add(carol); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.server.Add(carol); !errors.Is(err, ErrConfig) {
+			t.Fatal(err)
+		}
+		ws := r.connect("carol")
+		if !r.server.Connected("carol") {
+			t.Fatal("not connected")
+		}
+		r.server.Remove("carol")
+		if _, err := readFrame(ws); err == nil {
+			t.Fatal("a removed client is still connected")
+		}
+		ws = r.dial()
+		r.write(ws, btp.Auth{RequestID: 1, Username: "carol", Token: token("carol")}.Frame())
+		if f := r.read(ws); f.Type != btp.TypeError {
+			t.Fatal(f)
+		}
+		if err := r.server.Add(carol); err != nil {
+			t.Fatal(err)
+		}
+		r.connect("carol")
+	})
 }

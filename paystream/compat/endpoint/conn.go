@@ -220,6 +220,9 @@ func (c *Conn) limits() []stream1.Frame {
 		return nil
 	}
 	room := c.e.cfg.ReceiveMax - c.received
+	if c.e.cfg.Room != nil {
+		room = min(room, c.e.cfg.Room(c.segment))
+	}
 	out := make([]stream1.Frame, 0, len(c.streams))
 	for id, s := range c.streams {
 		if !s.closed {

@@ -59,8 +59,11 @@ func NewPSK2(cfg PSK2Config) (*PSK2, error) {
 
 // Open returns a new address of ours and the secret to share for it. Nothing is
 // kept.
-func (e *PSK2) Open() (Peer, error) {
-	token := newToken()
+func (e *PSK2) Open() (Peer, error) { return e.At(newToken()) }
+
+// At returns the address of a token that the caller drew, of at most 192 bytes, and
+// the secret to share for it.
+func (e *PSK2) At(token []byte) (Peer, error) {
 	address, err := e.cfg.Address.Join(segmentOf(token))
 	return Peer{Address: address, Secret: psk2.SharedSecret(e.cfg.Secret, token)}, err
 }

@@ -39,6 +39,9 @@ type StreamConfig struct {
 
 	// ReceiveMax is what one connection may receive in all, over its streams.
 	ReceiveMax tally.Amount
+	// Room, where set, is what a token may receive now, over its connections: what
+	// peers are told, and no more. Receive decides.
+	Room func(token string) tally.Amount
 	// Receive books what arrived, saved when it returns. It is called at the same
 	// time from many goroutines. An error rejects the packet, as one whose ID was
 	// booked before has to be: the endpoint itself forgets over a restart.
@@ -83,8 +86,11 @@ func NewStream(cfg StreamConfig) (*Stream, error) {
 
 // Open returns a new address of ours and the secret to share for it. Nothing is
 // kept.
-func (e *Stream) Open() (Peer, error) {
-	token := newToken()
+func (e *Stream) Open() (Peer, error) { return e.At(newToken()) }
+
+// At returns the address of a token that the caller drew, of at most 192 bytes, and
+// the secret to share for it.
+func (e *Stream) At(token []byte) (Peer, error) {
 	address, err := e.cfg.Address.Join(segmentOf(token))
 	return Peer{Address: address, Secret: stream1.SharedSecret(e.cfg.Secret, token)}, err
 }
