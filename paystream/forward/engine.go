@@ -254,6 +254,7 @@ type item struct {
 	ask    func(*Hop)
 	record func(*durable.Batch)
 	forget *Msg
+	saved  func() // told when record is on disk; may be nil
 }
 
 // sending is a packet or a decision of our own on its way to the engine.
@@ -509,6 +510,26 @@ func (e *Engine) Decide(from peer.ID, id uint64, d *Decision, done func(error)) 
 // is synced within tickEvery, or with the next packet.
 func (e *Engine) Save(record func(*durable.Batch)) error { return e.put(item{record: record}) }
 
+// SaveWait is Save that returns once the record is on disk. It must not be called
+// on the engine's goroutine.
+func (e *Engine) SaveWait(record func(*durable.Batch)) error {
+	done := make(chan struct{})
+	if err := e.put(item{record: record, saved: func() { close(done) }}); err != nil {
+		return err
+	}
+	select {
+	case <-done:
+		return nil
+	case <-e.ended:
+	}
+	select {
+	case <-done: // the last of its batches
+		return nil
+	default:
+		return errors.Join(ErrClosed, e.failure())
+	}
+}
+
 // Look calls f with the core on the engine's goroutine and waits for it.
 func (e *Engine) Look(f func(*Hop)) error {
 	done := make(chan struct{})
@@ -658,6 +679,10 @@ func (e *Engine) item(now int64, it *item) error {
 		if e.cfg.Store != nil {
 			e.records = append(e.records, it.record)
 			e.sync = true
+		}
+		if saved := it.saved; saved != nil {
+			ref := e.remember(pending{done: func(*Result) { saved() }})
+			e.fx = append(e.fx, Effect{Kind: FxResult, Ref: ref, Msg: e.hop.message(MsgNone, 0)})
 		}
 		return nil
 	case it.forget != nil:

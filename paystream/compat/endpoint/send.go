@@ -220,6 +220,7 @@ func (c *Conn) probe(ctx context.Context, amount tally.Amount) (Rate, tally.Amou
 					return Rate{}, 0, err
 				}
 			}
+		case j.Code == ilp.CodeInsufficientSource && n < amount: // less than the fees: a larger one tells
 		default:
 			return Rate{}, 0, &RejectError{Reject: j}
 		}

@@ -29,6 +29,7 @@ const (
 	CodeInsufficientLiquidity Code = "T04"
 	CodeRateLimited           Code = "T05"
 	CodeTransferTimedOut      Code = "R00"
+	CodeInsufficientSource    Code = "R01"
 	CodeInsufficientTimeout   Code = "R02"
 )
 
@@ -39,7 +40,7 @@ var ErrCode = errors.New("ilp: not a code: want F, T or R and two digits")
 var known = [...]Code{
 	CodeBadRequest, CodeInvalidPacket, CodeUnreachable, CodeInvalidAmount, CodeWrongCondition,
 	CodeUnexpectedPayment, CodeAmountTooLarge, CodeApplication, CodeInternal, CodePeerUnreachable,
-	CodePeerBusy, CodeConnectorBusy, CodeInsufficientLiquidity, CodeRateLimited, CodeTransferTimedOut,
+	CodePeerBusy, CodeConnectorBusy, CodeInsufficientLiquidity, CodeRateLimited, CodeTransferTimedOut, CodeInsufficientSource,
 	CodeInsufficientTimeout,
 }
 
