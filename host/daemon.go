@@ -20,6 +20,7 @@ import (
 	"github.com/tallystick/tally/internal/durable"
 	"github.com/tallystick/tally/paych"
 	"github.com/tallystick/tally/paych/lotus"
+	"github.com/tallystick/tally/paystream/compat/bridge"
 	"github.com/tallystick/tally/paystream/forward"
 	"github.com/tallystick/tally/swap"
 )
@@ -224,6 +225,7 @@ func nodeConfig(c repo.Config, hasChain bool) (Config, error) {
 		Packets:  &PacketsConfig{Rules: forward.Rules{FeeBase: tally.Amount(c.FeeBase), FeePPM: uint32(c.FeePPM)}, Routes: routes},
 		Sockets:  &SocketsConfig{PushMax: tally.Amount(c.SocketPushMax), PerPeer: int(c.SocketsPerPeer)},
 		Payments: &PaymentsConfig{},
+		Bridge:   &BridgeConfig{Listen: c.BTPListen, Limits: bridge.Limits{Credit: tally.Amount(c.BridgeCredit), Debt: tally.Amount(c.BridgeDebt)}},
 		Messages: &MessagesConfig{Cluster: uint32(c.ClusterID), Shards: shards, PubsubTopic: c.PubsubTopic},
 	}, nil
 }

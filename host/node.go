@@ -57,13 +57,15 @@ type Config struct {
 	// Messages serves and queries a Waku message store. Default: off.
 	Messages *MessagesConfig
 	// Packets carries hash-locked packets between neighbours, for a fee. Default:
-	// off, but on with Sockets and with Payments.
+	// off, but on with Sockets, with Payments and with Bridge.
 	Packets *PacketsConfig
 	// Sockets pays and is paid end to end, over any neighbours. Default: off.
 	Sockets *SocketsConfig
 	// Payments pays invoices in parts over several ways, and takes such payments.
 	// Default: off.
 	Payments *PaymentsConfig
+	// Bridge speaks Interledger with whoever is under its addresses. Default: off.
+	Bridge *BridgeConfig
 	// Notify is called on what happens to tabs. It must return soon.
 	Notify func(swap.Notice)
 	// Logger default: slog.Default.
@@ -112,6 +114,7 @@ type Node struct {
 	engine  *forward.Engine    // nil without Config.Packets, as the next
 	packets *packetnet.Service // carries for the engine
 	sockets *Sockets           // nil without Config.Sockets
+	bridge  *Bridge            // nil without Config.Bridge
 	routes  map[peer.ID]peer.ID
 
 	payments *payments.Service // nil without Config.Payments, as the next two
@@ -278,12 +281,12 @@ func newNode(h host.Host, store *durable.Store, cfg Config) (_ *Node, err error)
 	if err = n.swap.Start(); err != nil {
 		return nil, err
 	}
-	if cfg.Packets == nil && (cfg.Sockets != nil || cfg.Payments != nil) {
+	if cfg.Packets == nil && (cfg.Sockets != nil || cfg.Payments != nil || cfg.Bridge != nil) {
 		cfg.Packets = &PacketsConfig{}
 	}
 	if cfg.Packets != nil {
 		undo = append(undo, n.closePackets)
-		if err = n.openPackets(ctx, *cfg.Packets, cfg.Sockets, cfg.Payments); err != nil {
+		if err = n.openPackets(ctx, cfg); err != nil {
 			return nil, fmt.Errorf("host: packets: %w", err)
 		}
 	}

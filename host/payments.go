@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/internal/durable"
 	"github.com/tallystick/tally/paystream/forward"
 	"github.com/tallystick/tally/paystream/payments"
 	"github.com/tallystick/tally/paystream/payments/route"
@@ -287,11 +288,13 @@ func failureOf(r *forward.Result) payments.Failure {
 	return f
 }
 
-// packetHandler gives each packet for us to whom it is for: one with a token to the
-// sockets, one without to the payments.
+// packetHandler gives each packet for us to whom it is for: one with Interledger's
+// condition to the bridge, of ours one with a token to the sockets, one without to the
+// payments.
 type packetHandler struct {
 	sockets *socketCarrier
 	parts   *partCarrier
+	bridge  *Bridge
 }
 
 var _ forward.Handler = (*packetHandler)(nil)
@@ -299,6 +302,8 @@ var _ forward.Handler = (*packetHandler)(nil)
 // Packet implements forward.Handler.
 func (h *packetHandler) Packet(d *forward.Delivery) (forward.Decision, bool) {
 	switch {
+	case d.Condition.Kind == forward.ConditionSHA256 && h.bridge != nil:
+		return h.bridge.Packet(d)
 	case d.Condition.Kind != forward.ConditionBlake2b: // for nothing of ours
 	case len(d.Token) == 0 && h.parts != nil:
 		return h.parts.packet(d)
@@ -306,6 +311,19 @@ func (h *packetHandler) Packet(d *forward.Delivery) (forward.Decision, bool) {
 		return h.sockets.Packet(d)
 	}
 	return forward.Decision{Code: forward.CodeRefused}, true
+}
+
+// orphan is told what became of packets from before a restart.
+func (h *packetHandler) orphan(r *forward.Result) func(*durable.Batch) {
+	if h.bridge != nil {
+		if record, ours := h.bridge.Decided(r); ours {
+			return record
+		}
+	}
+	if h.sockets != nil {
+		return h.sockets.answered(r)
+	}
+	return nil
 }
 
 // ways finds ways for payments: over our own tabs as they are now, and from there

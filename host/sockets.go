@@ -177,19 +177,27 @@ func LimitsOf(u paystream.URI) (low, high paystream.Limit, err error) {
 // the engine.
 //
 //	sockets ── Send ─▶ socketCarrier ─▶ forward.Engine ◀─▶ packetnet ◀─▶ neighbours
-//	   ▲                    │            ▲  │      │
-//	   └── Packet, Answer ──┘            │  │      └──▶ packetTabs ─▶ swap.Book
-//	                        partCarrier ─┘  └─▶ journal, tabs and sockets: one batch
-func (n *Node) openPackets(ctx context.Context, cfg PacketsConfig, sockets *SocketsConfig, pay *PaymentsConfig) (err error) {
+//	   ▲                    │           ▲ ▲ │      │
+//	   └── Packet, Answer ──┘           │ │ │      └──▶ packetTabs ─▶ swap.Book
+//	             partCarrier, Bridge ───┴─┘ └─▶ journal, tabs and those: one batch
+func (n *Node) openPackets(ctx context.Context, c Config) (err error) {
+	cfg, sockets, pay := *c.Packets, c.Sockets, c.Payments
 	n.routes = cfg.Routes
 	handler := new(packetHandler)
 	fc := forward.Config{
 		Self: n.host.ID(), Rules: cfg.Rules, Routes: cfg.Routes, Store: n.store, Tabs: PacketTabs(n.book, true), Logger: n.log,
 		Handler: handler,
 	}
+	if c.Bridge != nil {
+		if err = n.openBridge(ctx, *c.Bridge, cfg.Rules, n.book.Realm()); err != nil {
+			return err
+		}
+		handler.bridge = n.bridge
+	}
+	fc.Orphan = handler.orphan
 	carrier := &socketCarrier{node: n}
 	if sockets != nil {
-		handler.sockets, fc.Orphan = carrier, carrier.answered
+		handler.sockets = carrier
 	}
 	if pay != nil {
 		n.parts = new(partCarrier)
@@ -212,8 +220,14 @@ func (n *Node) openPackets(ctx context.Context, cfg PacketsConfig, sockets *Sock
 			return err
 		}
 	}
+	if c.Bridge != nil {
+		n.bridge.Start(n.engine)
+	}
 	n.engine.Start(n.packets)
-	return n.packets.Start()
+	if err = n.packets.Start(); err != nil || c.Bridge == nil {
+		return err
+	}
+	return n.bridge.listenOn(c.Bridge.Listen)
 }
 
 func (n *Node) openSockets(ctx context.Context, cfg SocketsConfig, carrier *socketCarrier) error {
@@ -281,6 +295,9 @@ func (n *Node) WaitNeighbour(ctx context.Context, p peer.ID) error {
 // A second call does nothing.
 func (n *Node) closePackets() error {
 	var errs []error
+	if n.bridge != nil {
+		errs = append(errs, n.bridge.Close())
+	}
 	if n.packets != nil {
 		errs = append(errs, n.packets.Close())
 	}

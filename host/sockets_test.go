@@ -32,6 +32,7 @@ type wayfarer struct {
 	t      *testing.T
 	libp2p libhost.Host
 	opened chan *paystream.Conn
+	cfg    host.Config
 }
 
 func newWayfarer(t *testing.T, cfg host.Config) *wayfarer {
@@ -52,6 +53,7 @@ func newWayfarer(t *testing.T, cfg host.Config) *wayfarer {
 		cfg.Sockets = &host.SocketsConfig{PushMax: 1 << 40}
 	}
 	cfg.Sockets.Opened = func(c *paystream.Conn) { w.opened <- c }
+	w.cfg = cfg
 	if w.Node, err = host.New(h, cfg); err != nil {
 		t.Fatal(err)
 	}

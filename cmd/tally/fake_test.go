@@ -31,6 +31,7 @@ type fakePeer struct {
 	// town has the payment channels; nil on a peer without a chain.
 	town    *rpctest.Town
 	sockets *rpctest.Sockets
+	bridge  rpctest.Bridge
 
 	mu       sync.Mutex
 	messages []rpc.Message
@@ -225,6 +226,7 @@ func (f *fakePeer) EventsSince(ctx context.Context, cursor uint64) (rpc.EventBat
 	return f.events.Since(ctx, cursor), nil
 }
 
+func (f *fakePeer) Bridge() (rpc.Bridge, error)   { return &f.bridge, nil }
 func (f *fakePeer) Sockets() (rpc.Sockets, error) { return f.sockets, nil }
 
 func (f *fakePeer) Channels() (*rpc.Channels, error) {

@@ -109,7 +109,7 @@ On a terminal results are tables, elsewhere JSON; -o chooses.`,
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(
 		a.initCmd(), a.startCmd(), a.statusCmd(), a.idCmd(), a.peersCmd(), a.balancesCmd(), a.chequesCmd(), a.settleCmd(), a.cashoutCmd(),
-		a.channelCmd(), a.voucherCmd(), a.walletCmd(), a.socketCmd(), a.uriCmd(),
+		a.channelCmd(), a.voucherCmd(), a.walletCmd(), a.socketCmd(), a.uriCmd(), a.bridgeCmd(),
 		a.storeCmd(), a.configCmd(), a.doctorCmd(), a.demoCmd(), a.devnetCmd(), a.benchCmd(), a.testnetCmd(),
 		a.versionCmd(), a.completionCmd(), a.manCmd(),
 	)

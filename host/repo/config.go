@@ -58,6 +58,9 @@ type Config struct {
 	Routes              []string `toml:"routes" doc:"Ways to peers that are no neighbours, each as PEER=NEIGHBOUR."`
 	SocketPushMax       uint64   `toml:"socket_push_max" doc:"The most that a peer without a URI of ours may push to us on one socket; 0 lets nobody."`
 	SocketsPerPeer      uint64   `toml:"sockets_per_peer" doc:"The most sockets that come through one neighbour."`
+	BTPListen           string   `toml:"btp_listen" group:"Interledger" doc:"HOST:PORT where Interledger clients connect over BTP; empty is off. There is no TLS: on an address that others reach, put a proxy before it that has."`
+	BridgeCredit        uint64   `toml:"bridge_credit" doc:"The most that a client of the bridge may owe us, where it is added without a limit of its own. Default: payment_threshold."`
+	BridgeDebt          uint64   `toml:"bridge_debt" doc:"The most that we may owe such a client, and it lose with us. Default: payment_threshold."`
 	ClusterID           uint64   `toml:"cluster_id" group:"Message store" doc:"The Waku cluster, 0 to 65535."`
 	Shards              []uint64 `toml:"shards" doc:"The shards of the cluster that we tell light clients, 0 to 1023."`
 	PubsubTopic         string   `toml:"pubsub_topic" doc:"The topic of a message that names none. auto: the shard of its content topic, as Waku chooses it."`
@@ -104,6 +107,8 @@ func (c *Config) derive(set func(key string) bool) {
 	fill("max_exposure", &c.MaxExposure, times(c.DisconnectThreshold, 4))
 	fill("max_exposure_total", &c.MaxExposureTotal, times(c.DisconnectThreshold, 1000))
 	fill("strangers_exposure", &c.StrangersExposure, times(c.PaymentThreshold, 100))
+	fill("bridge_credit", &c.BridgeCredit, c.PaymentThreshold)
+	fill("bridge_debt", &c.BridgeDebt, c.PaymentThreshold)
 	fill("max_locked", &c.MaxLocked, times(c.InitialDeposit, 100))
 	fill("max_locked_total", &c.MaxLockedTotal, times(c.MaxLocked, 100))
 }
@@ -187,6 +192,8 @@ func (c Config) check() *BadSetting {
 		{"fee_ppm", c.FeePPM, 0, 1_000_000},
 		{"socket_push_max", c.SocketPushMax, 0, maxAmount},
 		{"sockets_per_peer", c.SocketsPerPeer, 1, 1 << 16},
+		{"bridge_credit", c.BridgeCredit, 0, maxAmount},
+		{"bridge_debt", c.BridgeDebt, 0, maxAmount},
 		{"cluster_id", c.ClusterID, 0, math.MaxUint16},
 	} {
 		if t.value < t.low || t.value > t.top {
@@ -249,10 +256,10 @@ func (c Config) check() *BadSetting {
 	if err := rpc.CheckListen(c.RPC); err != nil {
 		return bad("rpc", "use unix or 127.0.0.1:PORT", "%v", err)
 	}
-	if c.HTTP != "" {
-		host, port, err := net.SplitHostPort(c.HTTP)
-		if _, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil || host == "" {
-			return bad("http", "use HOST:PORT such as 127.0.0.1:9100, or leave it empty", "%q is not HOST:PORT", c.HTTP)
+	for _, l := range []struct{ key, value string }{{"http", c.HTTP}, {"btp_listen", c.BTPListen}} {
+		host, port, err := net.SplitHostPort(l.value)
+		if _, portErr := strconv.ParseUint(port, 10, 16); l.value != "" && (err != nil || portErr != nil || host == "") {
+			return bad(l.key, "use HOST:PORT such as 127.0.0.1:9100, or leave it empty", "%q is not HOST:PORT", l.value)
 		}
 	}
 	if c.Chain != "" {

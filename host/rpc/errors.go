@@ -53,6 +53,10 @@ const (
 	CodeSocketStalled    Code = 67
 	CodeSpent            Code = 68
 	CodeSocketClosed     Code = 69
+	CodeNoBridge         Code = 70
+	CodeNoClient         Code = 71
+	CodeClientExists     Code = 72
+	CodeNotEven          Code = 73
 )
 
 // CodeInfo documents a code.
@@ -105,6 +109,10 @@ var peerCodes = []CodeInfo{
 	{CodeSocketStalled, "socket_stalled", "nothing has moved for some time, or nearly all packets were rejected", "look at the tabs on the way: tally balances; setting limits tries again"},
 	{CodeSpent, "spent", "the URI is used up, in use or expired", "ask for a new one"},
 	{CodeSocketClosed, "socket_closed", "the socket is closed", "open a new one: tally socket open"},
+	{CodeNoBridge, "no_bridge", "this peer has no Interledger bridge", "see the message"},
+	{CodeNoClient, "no_client", "the bridge has no client of this name", "list them: tally bridge client ls"},
+	{CodeClientExists, "client_exists", "the bridge has a client of this name", "choose another name, or remove it first: tally bridge client remove NAME"},
+	{CodeNotEven, "not_even", "the client's account is not even, or packets are on the way", "settle it: tally bridge client settle NAME --help"},
 }
 
 // Name returns the word of the code.

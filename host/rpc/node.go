@@ -82,6 +82,8 @@ type Peer interface {
 	// Sockets returns the payment sockets, the same for the life of the peer;
 	// CodeNoSockets where it has none.
 	Sockets() (Sockets, error)
+	// Bridge returns the Interledger bridge; CodeNoBridge where there is none.
+	Bridge() (Bridge, error)
 
 	// Channels returns the payment channels, the same for the life of the peer;
 	// CodeNoChain where no chain is configured.

@@ -108,6 +108,10 @@ func (f *fakeNode) StoreQuery(_ context.Context, _ peer.ID, q StoreQuery) (Store
 	return page, f.called("StoreQuery")
 }
 
+func (f *fakeNode) Bridge() (Bridge, error) {
+	return nil, NewError(CodeNoBridge, "no bridge")
+}
+
 func (f *fakeNode) Sockets() (Sockets, error) {
 	return nil, NewError(CodeNoSockets, "no sockets")
 }
