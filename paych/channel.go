@@ -529,7 +529,7 @@ type snapshot struct {
 func (s *snapshot) final(height abi.ChainEpoch) Final {
 	f := Final{Height: height, ToSend: s.ToSend, Rest: big.Sub(s.Balance, s.ToSend)}
 	for _, l := range s.Lanes {
-		f.Lanes = append(f.Lanes, LaneFinal{Lane: l.Lane, Redeemed: value(l.Redeemed)})
+		f.Lanes = append(f.Lanes, LaneFinal{Lane: l.Lane, Redeemed: value(l.Redeemed), Nonce: l.Nonce})
 	}
 	slices.SortFunc(f.Lanes, func(a, b LaneFinal) int { return cmp.Compare(a.Lane, b.Lane) })
 	return f

@@ -26,6 +26,14 @@ type VoucherSpec struct {
 	TimeLockMin, TimeLockMax abi.ChainEpoch
 	// MinSettleHeight keeps the channel from settling before.
 	MinSettleHeight abi.ChainEpoch
+	// Nonce is the voucher's; 0 takes the lane's next. A lock slot counts some nonces
+	// as used that no voucher of ours has. On an inbound channel a nonce makes the
+	// refund a cancel, which may also stand at what the lane has: of a lock that was
+	// shown to us and that we never took.
+	Nonce uint64
+	// Beside takes the money from the free funds alone, not from what is reserved:
+	// that is for other vouchers.
+	Beside bool
 	// Again makes the call idempotent: where we gave a voucher that says this and
 	// no later agreement overrode it, that one is returned, the same bytes, instead
 	// of ErrAmount. It is for a caller who may have stopped before it wrote down
@@ -39,7 +47,7 @@ func (s *VoucherSpec) says(sv *SignedVoucher) bool {
 	if s.Lock != nil {
 		lock = s.Lock[:]
 	}
-	return sv.Lane == s.Lane && sv.Amount.Equals(s.Amount) && bytes.Equal(sv.SecretHash, lock) &&
+	return sv.Lane == s.Lane && (s.Nonce == 0 || sv.Nonce == s.Nonce) && sv.Amount.Equals(s.Amount) && bytes.Equal(sv.SecretHash, lock) &&
 		sv.TimeLockMin == s.TimeLockMin && sv.TimeLockMax == s.TimeLockMax && sv.MinSettleHeight == s.MinSettleHeight
 }
 
@@ -100,11 +108,17 @@ func (ev evDraft) step(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
 			return []Effect{{Kind: FxAnswer, Voucher: sv}}, err
 		}
 	}
-	if c.peek(s.Lane).Nonce == math.MaxUint64 {
+	nonce := s.Nonce
+	switch last := c.peek(s.Lane).Nonce; {
+	case last == math.MaxUint64:
 		return nil, fmt.Errorf("%w: lane %d has used all", ErrNonce, s.Lane)
+	case nonce == 0:
+		nonce = last + 1
+	case nonce <= last:
+		return nil, fmt.Errorf("%w: %d, lane %d has %d", ErrNonce, nonce, s.Lane, last)
 	}
 	if c.Direction == PCHInbound {
-		return c.draftRefund(s)
+		return c.draftRefund(s, nonce)
 	}
 	if err := c.live(); err != nil {
 		return nil, err
@@ -125,16 +139,21 @@ func (ev evDraft) step(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
 	if !rises(l, s.Amount, s.MinSettleHeight != 0) {
 		return nil, fmt.Errorf("%w: %v, lane %d has %v", ErrAmount, s.Amount, s.Lane, l.Agreed)
 	}
-	sv := s.voucher(c, l.Nonce+1)
+	sv := s.voucher(c, nonce)
 	cl := claimOf(sv)
 	if err := c.room(l, &cl); err != nil {
 		return nil, err
 	}
 	need := big.Sub(c.redeemedWith(l, &cl), c.redeemed())
-	if spendable := c.Funds().spendable(); need.GreaterThan(spendable) {
+	funds := c.Funds()
+	spendable, reserved := funds.spendable(), c.Reserved
+	if s.Beside {
+		spendable, reserved = funds.Free(), big.Zero()
+	}
+	if need.GreaterThan(spendable) {
 		return nil, &ShortfallError{Shortfall: big.Sub(need, spendable)}
 	}
-	cl.drawn = big.Min(c.Reserved, need)
+	cl.drawn = big.Min(reserved, need)
 	c.Reserved = big.Sub(c.Reserved, cl.drawn)
 	l = c.lane(s.Lane)
 	l.Nonce = sv.Nonce
@@ -169,7 +188,7 @@ func (l *Lane) issued(dir PCHDir, s *VoucherSpec) (*SignedVoucher, error) {
 // stands reports whether no refund was agreed after sv.
 func (l *Lane) stands(sv *SignedVoucher) bool { return l.Refund == nil || sv.Nonce > l.Refund.Nonce }
 
-func (c *Channel) draftRefund(s *VoucherSpec) ([]Effect, error) {
+func (c *Channel) draftRefund(s *VoucherSpec, nonce uint64) ([]Effect, error) {
 	if c.Phase != PhaseOpen && c.Phase != PhaseSettling {
 		return nil, c.live()
 	}
@@ -177,12 +196,19 @@ func (c *Channel) draftRefund(s *VoucherSpec) ([]Effect, error) {
 	if !s.plain() {
 		return nil, fmt.Errorf("%w: a refund says an amount and nothing else", ErrLock)
 	}
-	if most := big.Add(l.Head.Redeemed, l.reachHead); !s.Amount.LessThan(most) {
+	most := big.Add(l.Head.Redeemed, l.reachHead)
+	if atRest := s.Nonce != 0 && s.Amount.Equals(most); !s.Amount.LessThan(most) && !atRest {
 		return nil, fmt.Errorf("%w: refund to %v, lane %d has %v", ErrAmount, s.Amount, s.Lane, most)
 	}
+	if s.Nonce != 0 && s.Amount.LessThan(l.Agreed) {
+		return nil, fmt.Errorf("%w: cancel to %v, lane %d was agreed at %v", ErrAmount, s.Amount, s.Lane, l.Agreed)
+	}
+	if c.Lanes[s.Lane] == nil && len(c.Lanes) >= maxLanes {
+		return nil, fmt.Errorf("%w: %d lanes", ErrTooMany, len(c.Lanes))
+	}
 	l = c.lane(s.Lane)
-	l.Nonce++
-	return []Effect{{Kind: FxSign, Lane: s.Lane, Voucher: s.voucher(c, l.Nonce)}}, nil
+	l.Nonce = nonce
+	return []Effect{{Kind: FxSign, Lane: s.Lane, Voucher: s.voucher(c, nonce)}}, nil
 }
 
 // rises reports whether amount adds to the lane. A guard, which asks for a later
@@ -279,9 +305,15 @@ type evReceive struct {
 	Voucher  *SignedVoucher
 	Secret   *tally.Preimage
 	MinDelta big.Int
+	// Owner: the caller owns the channel.
+	Owner bool
 }
 
 func (ev evReceive) step(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
+	if sv := ev.Voucher; sv != nil && c.Owned && !ev.Owner && sv.Lane >= 1 && sv.Lane <= c.rules.guardLane() {
+		// What is on a slot has to be in the slot's own books too.
+		return nil, fmt.Errorf("%w: lane %d by %q", ErrOwned, sv.Lane, c.Tag)
+	}
 	err := c.CheckVoucher(now, ev.Voucher)
 	if errors.Is(err, errHeld) {
 		return ev.again(c, now)

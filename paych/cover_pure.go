@@ -91,6 +91,9 @@ func (v *Cover) below(other *Cover) bool {
 type LaneFinal struct {
 	Lane     uint64
 	Redeemed big.Int
+	// Nonce of the last voucher that the chain took; 0 where an older version saved
+	// the result.
+	Nonce uint64
 }
 
 func (f *Final) clone() Final {

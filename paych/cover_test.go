@@ -83,7 +83,7 @@ func TestCover(t *testing.T) {
 			n.down() // the result is on disk
 			n.start()
 			info, err := n.PaychInfo(w.ctx, ch)
-			want := []paych.LaneFinal{{Lane: 0, Redeemed: atto(10)}, {Lane: 1, Redeemed: atto(45)}}
+			want := []paych.LaneFinal{{Lane: 0, Redeemed: atto(10), Nonce: 3}, {Lane: 1, Redeemed: atto(45), Nonce: 2}}
 			if err != nil || fmt.Sprint(info.Final.Lanes) != fmt.Sprint(want) {
 				t.Errorf("%+v %v, want %v", info.Final, err, want)
 			}

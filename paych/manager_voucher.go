@@ -264,7 +264,7 @@ func (m *Manager) PaychVoucherAdd(ctx context.Context, ch address.Address, sv *S
 	if len(proof) != 0 && len(sv.SecretHash) != 0 && secret == nil {
 		return big.Zero(), ErrSecret
 	}
-	fx, err := m.do(a, evReceive{Voucher: clone(sv), Secret: secret, MinDelta: minDelta})
+	fx, err := m.do(a, evReceive{Voucher: clone(sv), Secret: secret, MinDelta: minDelta, Owner: tagOf(ctx) == a.ch.Tag})
 	var low *DeltaError
 	if errors.As(err, &low) {
 		return low.Delta, err

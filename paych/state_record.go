@@ -17,7 +17,7 @@ import (
 // Versions of the records. A record is what is written here between the version
 // and the checksum of package durable; numbers are big-endian.
 const (
-	channelVersion = 2 // 1 had no lanes in the final result
+	channelVersion = 3 // 1 had no lanes in the final result, 2 no nonces of them
 	laneVersion    = 1
 	messageVersion = 2 // 1 knew no replacements
 	historyVersion = 1
@@ -210,6 +210,7 @@ func encodeChannel(c *Channel) []byte {
 		for _, l := range f.Lanes {
 			w.u64(l.Lane)
 			w.amount(l.Redeemed)
+			w.u64(l.Nonce)
 		}
 	}
 	return w.b
@@ -234,7 +235,11 @@ func decodeChannel(version byte, b []byte, rules *Rules) (*Channel, error) {
 		c.Final = &Final{Height: r.epoch(), ToSend: r.amount(), Rest: r.amount()}
 		if version > 1 {
 			for n := r.u64(); n > 0 && r.err == nil; n-- {
-				c.Final.Lanes = append(c.Final.Lanes, LaneFinal{Lane: r.u64(), Redeemed: r.amount()})
+				l := LaneFinal{Lane: r.u64(), Redeemed: r.amount()}
+				if version > 2 {
+					l.Nonce = r.u64()
+				}
+				c.Final.Lanes = append(c.Final.Lanes, l)
 			}
 		}
 	}
