@@ -1,6 +1,7 @@
 package host
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -30,6 +31,10 @@ const certainSlack = 2 * time.Second
 // timeoutData is what a payee says, as an application, of parts whose others did not
 // come. The bytes are part of docs/protocol/payments.md.
 var timeoutData = []byte{1}
+
+// partToken tells the packets of parts from those of sockets, whose tokens are longer
+// or, on their way back, empty. It is part of docs/protocol/payments.md.
+var partToken = []byte{1}
 
 // PaymentsConfig turns on payments in parts, and with them packets.
 type PaymentsConfig struct{}
@@ -114,7 +119,7 @@ func (c *partCarrier) begin(engine *forward.Engine, log *slog.Logger) {
 // Send implements payments.Carrier.
 func (c *partCarrier) Send(p *payments.Outgoing) error {
 	return c.engine.Send(&forward.Packet{
-		Dest: p.Dest, Via: p.Via, Amount: p.Amount, Expires: p.Expires, Condition: forward.Blake2b(p.Condition),
+		Dest: p.Dest, Token: partToken, Via: p.Via, Amount: p.Amount, Expires: p.Expires, Condition: forward.Blake2b(p.Condition),
 		Part: forward.PartID(p.PartID), Data: p.Data, Keep: true,
 	}, nil)
 }
@@ -231,7 +236,7 @@ func (c *partCarrier) tell() payments.Handler {
 	return c.handler
 }
 
-// packet takes a packet for us that has no token. It is told when it is on disk:
+// packet takes a packet for us that is a part. It is told when it is on disk:
 // what is claimed before could not be collected after a crash.
 func (c *partCarrier) packet(d *forward.Delivery) (forward.Decision, bool) {
 	a := &payments.Arrival{
@@ -289,8 +294,8 @@ func failureOf(r *forward.Result) payments.Failure {
 }
 
 // packetHandler gives each packet for us to whom it is for: one with Interledger's
-// condition to the bridge, of ours one with a token to the sockets, one without to the
-// payments.
+// condition to the bridge, one with the token of parts to the payments, others to the
+// sockets.
 type packetHandler struct {
 	sockets *socketCarrier
 	parts   *partCarrier
@@ -305,9 +310,11 @@ func (h *packetHandler) Packet(d *forward.Delivery) (forward.Decision, bool) {
 	case d.Condition.Kind == forward.ConditionSHA256 && h.bridge != nil:
 		return h.bridge.Packet(d)
 	case d.Condition.Kind != forward.ConditionBlake2b: // for nothing of ours
-	case len(d.Token) == 0 && h.parts != nil:
-		return h.parts.packet(d)
-	case len(d.Token) > 0 && h.sockets != nil:
+	case bytes.Equal(d.Token, partToken):
+		if h.parts != nil {
+			return h.parts.packet(d)
+		}
+	case h.sockets != nil:
 		return h.sockets.Packet(d)
 	}
 	return forward.Decision{Code: forward.CodeRefused}, true

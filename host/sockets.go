@@ -403,7 +403,7 @@ func (c *socketCarrier) onSocket(t time.Time) time.Time {
 	return time.Now().Add(t.Sub(time.UnixMilli(c.engine.Now())))
 }
 
-// Packet takes a packet for us that has a token.
+// Packet takes a packet for us that is no part of a payment.
 func (c *socketCarrier) Packet(d *forward.Delivery) (forward.Decision, bool) {
 	out := c.endpoint.Packet(&paystream.Incoming{
 		ID: paystream.PacketID(d.Part), From: d.From, Token: d.Token, Amount: d.Amount,
