@@ -3,21 +3,15 @@
 package btpws_test
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/hex"
-	"encoding/json"
-	"io"
 	"net/http/httptest"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
+	"github.com/tallystick/tally/interop/js/jsilp"
 	"github.com/tallystick/tally/paystream/compat"
 	"github.com/tallystick/tally/paystream/compat/btp"
 	"github.com/tallystick/tally/paystream/compat/btpws"
@@ -26,24 +20,22 @@ import (
 	"github.com/tallystick/tally/paystream/compat/ilp"
 )
 
-const js = "../../../interop/js/ilp"
-
 // TestInterop runs stock JavaScript clients (ilp-plugin-btp, ilp-protocol-psk2,
 // ilp-protocol-stream) against the bridge: they pay each other through it, pay
 // our endpoints, and are paid by them. It needs node, npm and the npm registry.
 func TestInterop(t *testing.T) {
-	dir := install(t)
+	dir := jsilp.Install(t)
 	b := newBridge(t)
 
 	t.Run("JavaScript pays JavaScript, STREAM", func(t *testing.T) {
-		payee := start(t, dir, b.url("bob"), "stream-receive", "10000000")
-		at := payee.next()
+		payee := jsilp.Start(t, dir, b.url("bob"), "stream-receive", "10000000")
+		at := payee.Next()
 		if at["asset"] != "FIL" || at["scale"] != 9.0 {
 			t.Fatalf("ILDCP: %v", at)
 		}
-		payer := start(t, dir, b.url("alice"), "stream-send", at["address"].(string), at["secret"].(string), "2500000")
-		sent := payer.end()
-		got := payee.stop()
+		payer := jsilp.Start(t, dir, b.url("alice"), "stream-send", at["address"].(string), at["secret"].(string), "2500000")
+		sent := payer.End()
+		got := payee.Stop()
 		t.Log("payer", sent, "payee", got)
 		if sent["sent"] != "2500000" || sent["delivered"] != "2500000" || got["received"] != "2500000" {
 			t.Fatal(sent, got)
@@ -53,11 +45,11 @@ func TestInterop(t *testing.T) {
 	})
 
 	t.Run("JavaScript pays JavaScript, PSK2", func(t *testing.T) {
-		payee := start(t, dir, b.url("bob"), "psk2-receive")
-		at := payee.next()
-		payer := start(t, dir, b.url("alice"), "psk2-send", at["address"].(string), at["secret"].(string), "1000", "5")
-		sent := payer.end()
-		got := payee.stop()
+		payee := jsilp.Start(t, dir, b.url("bob"), "psk2-receive")
+		at := payee.Next()
+		payer := jsilp.Start(t, dir, b.url("alice"), "psk2-send", at["address"].(string), at["secret"].(string), "1000", "5")
+		sent := payer.End()
+		got := payee.Stop()
 		t.Log("payer", sent, "payee", got)
 		wantPSK2(t, sent, "got hi")
 		if got["received"] != "5000" {
@@ -72,7 +64,7 @@ func TestInterop(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sent := start(t, dir, b.url("alice"), "stream-send", string(to.Address), hex.EncodeToString(to.Secret[:]), "750000").end()
+		sent := jsilp.Start(t, dir, b.url("alice"), "stream-send", string(to.Address), hex.EncodeToString(to.Secret[:]), "750000").End()
 		t.Log("payer", sent)
 		if sent["sent"] != "750000" || sent["delivered"] != "750000" || sent["asset"] != "FIL" || sent["scale"] != 9.0 {
 			t.Fatal(sent)
@@ -86,7 +78,7 @@ func TestInterop(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sent := start(t, dir, b.url("alice"), "psk2-send", string(to.Address), hex.EncodeToString(to.Secret[:]), "1000", "7").end()
+		sent := jsilp.Start(t, dir, b.url("alice"), "psk2-send", string(to.Address), hex.EncodeToString(to.Secret[:]), "1000", "7").End()
 		t.Log("payer", sent)
 		if sent["delivered"] != "7000" || sent["answer"] != "thanks for hi" || sent["too_little"] != "F99" || sent["arrived"] != "1000" || sent["probe"] != "1000" || sent["probe_code"] != "F05" {
 			t.Fatal(sent)
@@ -96,8 +88,8 @@ func TestInterop(t *testing.T) {
 	})
 
 	t.Run("our STREAM endpoint pays JavaScript", func(t *testing.T) {
-		payee := start(t, dir, b.url("bob"), "stream-receive", "10000000")
-		at := payee.next()
+		payee := jsilp.Start(t, dir, b.url("bob"), "stream-receive", "10000000")
+		at := payee.Next()
 		conn, err := b.stream.Dial(peerOf(t, at))
 		if err != nil {
 			t.Fatal(err)
@@ -107,7 +99,7 @@ func TestInterop(t *testing.T) {
 			t.Fatalf("%+v %v", sent, err)
 		}
 		conn.Close(t.Context())
-		got := payee.stop()
+		got := payee.Stop()
 		t.Log("sent", sent, "payee", got)
 		if got["received"] != "123456" {
 			t.Fatal(got)
@@ -117,8 +109,8 @@ func TestInterop(t *testing.T) {
 	})
 
 	t.Run("our PSK2 endpoint pays JavaScript", func(t *testing.T) {
-		payee := start(t, dir, b.url("bob"), "psk2-receive")
-		to := peerOf(t, payee.next())
+		payee := jsilp.Start(t, dir, b.url("bob"), "psk2-receive")
+		to := peerOf(t, payee.Next())
 		probe, err := b.psk2.Probe(t.Context(), to, 1000, nil)
 		if err != nil || probe.Fulfilled || !probe.Authentic || probe.Delivered != 1000 || probe.Code != ilp.CodeWrongCondition {
 			t.Fatalf("%+v %v", probe, err)
@@ -127,7 +119,7 @@ func TestInterop(t *testing.T) {
 		if err != nil || !res.Fulfilled || res.Delivered != 4321 || string(res.Data) != "got it" {
 			t.Fatalf("%+v %v", res, err)
 		}
-		got := payee.stop()
+		got := payee.Stop()
 		t.Log("sent", res.Delivered, "payee", got)
 		if got["received"] != "4321" {
 			t.Fatal(got)
@@ -273,93 +265,4 @@ func (b *bridge) want(t *testing.T, name string, balance int64) {
 		t.Errorf("%s has %d, want %d", name, b.balances[name], balance)
 	}
 	delete(b.balances, name)
-}
-
-// client is a running JavaScript client.
-type client struct {
-	t      *testing.T
-	cmd    *exec.Cmd
-	in     io.WriteCloser
-	lines  *bufio.Scanner
-	stderr *bytes.Buffer
-}
-
-func start(t *testing.T, dir string, args ...string) *client {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	t.Cleanup(cancel)
-	c := &client{t: t, stderr: new(bytes.Buffer)}
-	c.cmd = exec.CommandContext(ctx, "node", append([]string{"client.mjs"}, args...)...)
-	c.cmd.Dir = dir
-	c.cmd.Stderr = c.stderr
-	out, err := c.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if c.in, err = c.cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	c.lines = bufio.NewScanner(out)
-	if err := c.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-// next returns the next line.
-func (c *client) next() map[string]any {
-	c.t.Helper()
-	got := make(map[string]any)
-	if !c.lines.Scan() {
-		_ = c.cmd.Wait()
-		c.t.Fatalf("client ended: %s", c.stderr)
-	}
-	if err := json.Unmarshal(c.lines.Bytes(), &got); err != nil {
-		c.t.Fatalf("%q: %v", c.lines.Text(), err)
-	}
-	return got
-}
-
-// end returns all lines that are left, in one.
-func (c *client) end() map[string]any {
-	c.t.Helper()
-	got := make(map[string]any)
-	for c.lines.Scan() {
-		if err := json.Unmarshal(c.lines.Bytes(), &got); err != nil {
-			c.t.Fatalf("%q: %v", c.lines.Text(), err)
-		}
-	}
-	if err := c.cmd.Wait(); err != nil {
-		c.t.Fatalf("client: %v\n%s", err, c.stderr)
-	}
-	return got
-}
-
-// stop ends a receiver's input, and returns what it prints then.
-func (c *client) stop() map[string]any {
-	c.t.Helper()
-	_ = c.in.Close()
-	return c.end()
-}
-
-func install(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	for _, name := range []string{"client.mjs", "package.json"} {
-		b, err := os.ReadFile(filepath.Join(js, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts")
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("npm install: %v\n%s", err, out)
-	}
-	return dir
 }

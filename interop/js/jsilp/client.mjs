@@ -5,7 +5,7 @@
 //   node client.mjs URL stream-receive MAX
 //   node client.mjs URL stream-send ADDRESS SECRET AMOUNT
 //   node client.mjs URL psk2-receive
-//   node client.mjs URL psk2-send ADDRESS SECRET AMOUNT COUNT
+//   node client.mjs URL psk2-send ADDRESS SECRET AMOUNT COUNT [LEAST]
 
 import { createRequire } from 'node:module'
 
@@ -57,7 +57,7 @@ const modes = {
     print({ received: received.toString() })
   },
 
-  async 'psk2-send' (destinationAccount, secret, amount, count) {
+  async 'psk2-send' (destinationAccount, secret, amount, count, least = amount) {
     await plugin.connect()
     const request = { destinationAccount, sharedSecret: Buffer.from(secret, 'hex'), sourceAmount: amount, data: Buffer.from('hi') }
     const probe = await psk2.sendRequest(plugin, { ...request, unfulfillableCondition: Buffer.alloc(32, 7) })
@@ -65,12 +65,12 @@ const modes = {
     let delivered = 0n
     let answer
     for (let i = 0; i < count; i++) {
-      const result = await psk2.sendRequest(plugin, { ...request, minDestinationAmount: amount })
+      const result = await psk2.sendRequest(plugin, { ...request, minDestinationAmount: least })
       if (!result.fulfilled) throw new Error('rejected: ' + result.code)
       delivered += BigInt(result.destinationAmount.toString(10))
       answer = result.data.toString()
     }
-    const more = (BigInt(amount) + 1n).toString()
+    const more = (BigInt(least) + 1n).toString()
     const tooLittle = await psk2.sendRequest(plugin, { ...request, minDestinationAmount: more })
     print({ delivered: delivered.toString(), answer, too_little: tooLittle.code, arrived: tooLittle.destinationAmount.toString(10) })
   }
