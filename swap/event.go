@@ -132,6 +132,9 @@ type Totals struct {
 	// Uncovered is the part of Received that lost its backing on the chain. The
 	// teller serves nothing on credit until it is covered again.
 	Uncovered tally.Amount
+	// Owed is what the teller holds that the other side owes it, beyond what was
+	// paid ahead either way.
+	Owed tally.Amount
 }
 
 // Event is one input of Ledger.Step. It is a plain value so that the message

@@ -581,6 +581,7 @@ func TestPairUnderFaults(t *testing.T) {
 			skewed++
 		}
 		w.serveAgain()
+		w.payUp()
 	})
 	t.Logf("%d runs: %d units delivered, %d cheques credited, %d crashes; %d runs ended with a skew for the operator",
 		runs, units, cheques, crashed, skewed)
@@ -650,6 +651,22 @@ func (w *pair) serveAgain() {
 		}
 		if s.l.consumed == before {
 			w.fatal("%s is never served again", s.name)
+		}
+	}
+}
+
+// payUp: what one side says it is owed, the other says it owes, and pays.
+func (w *pair) payUp() {
+	for range 4 {
+		for _, s := range []*side{w.a, w.b} {
+			s.cover = maxLedgerAmount
+			_ = w.step(s, Event{Kind: EvSettle}, nil)
+			w.settleDown()
+		}
+	}
+	for _, s := range []*side{w.a, w.b} {
+		if o := w.other(s); s.l.owed > 0 {
+			w.fatal("%s is owed %d and nobody pays: %s; %s", s.name, s.l.owed, describe(&s.l), describe(&o.l))
 		}
 	}
 }

@@ -9,7 +9,7 @@ func (l *Ledger) Totals(seenServed, seenConsumed tally.Amount) Totals {
 	return Totals{
 		Served: l.served, Consumed: l.consumed, Paid: l.paid, Received: l.received,
 		SeenServed: seenServed, SeenConsumed: seenConsumed,
-		AtRest: l.AtRest(), Uncovered: l.uncovered(),
+		AtRest: l.AtRest(), Uncovered: l.uncovered(), Owed: l.owed.Owed(),
 	}
 }
 
@@ -33,7 +33,11 @@ func (l *Ledger) statement(t *Totals) ([]Effect, error) {
 	l.closePaid(t)
 	l.closeConsumed(t)
 	l.closeServed(t)
+	l.closeOwed(t)
 	if l.served == before.served && l.consumed == before.consumed && l.paid == before.paid {
+		if l.owed != before.owed || l.prepaidByPeer != before.prepaidByPeer {
+			return []Effect{{Kind: FxSave}, {Kind: FxWake}}, nil
+		}
 		if l.unaware(t) {
 			return []Effect{{Kind: FxSendStatement}}, nil
 		}
@@ -60,6 +64,25 @@ func (l *Ledger) closePaid(t *Totals) {
 	l.bookToPeer(t.Received - l.paid)
 	l.paid = t.Received
 	l.issued = max(l.issued, l.paid)
+}
+
+// closeOwed closes what no total shows. Service and money that cross on the wire
+// are booked in another order on each side, so that one may hold for owed what the
+// other holds for paid ahead; neither would ever settle that. Where the books are
+// each other's mirror the creditor's word counts: the balance stays what it is, and
+// what it calls a debt is paid. A step moves no more than the payment threshold, and
+// never more than the peer paid ahead.
+func (l *Ledger) closeOwed(t *Totals) {
+	mirror := l.served == t.Consumed && l.consumed == t.Served && l.paid == t.Received && l.received == t.Paid
+	if !mirror || !l.AtRest() || !t.AtRest || l.settle != settleIdle || l.uncovered() != 0 || t.Owed <= l.owed.Debt() {
+		return
+	}
+	crossed := min(l.prepaidByPeer, l.prepaidToPeer)
+	l.prepaidByPeer -= crossed
+	l.prepaidToPeer -= crossed
+	n := min(t.Owed-l.owed.Debt(), l.prepaidByPeer, l.policy.PaymentThreshold)
+	l.prepaidByPeer -= n
+	l.owed -= tally.Balance(n)
 }
 
 // unaware reports whether books at rest differ and the teller did not know our

@@ -287,6 +287,46 @@ func TestStatementWhereWeServe(t *testing.T) {
 	})
 }
 
+// Where the books mirror each other, what the creditor calls owed is paid, and no
+// more than the peer paid ahead.
+func TestStatementOfWhatIsOwed(t *testing.T) {
+	for _, c := range []struct {
+		name           string
+		byPeer, toPeer tally.Amount
+		told           tally.Amount // what the peer says we owe it
+		change         func(x *tab, t *Totals)
+		owed           tally.Balance
+		byPeerAfter    tally.Amount
+	}{
+		{name: "it is owed what it paid ahead here", byPeer: 30, told: 8, owed: -8, byPeerAfter: 22},
+		{name: "nothing is told", byPeer: 30, byPeerAfter: 30},
+		{name: "no more than it paid ahead", byPeer: 30, told: 31, owed: -30},
+		{name: "no more than the payment threshold at once", byPeer: 300, told: 300, owed: -100, byPeerAfter: 200},
+		{name: "an absurd figure", byPeer: 30, told: maxLedgerAmount, owed: -30},
+		{name: "money that crossed goes first", byPeer: 30, toPeer: 10, told: 5, owed: -5, byPeerAfter: 15},
+		{name: "the books differ", byPeer: 30, told: 8, byPeerAfter: 30, change: func(_ *tab, t *Totals) { t.Paid++ }},
+		{name: "the peer is busy", byPeer: 30, told: 8, byPeerAfter: 30, change: func(_ *tab, t *Totals) { t.AtRest = false }},
+		{name: "a cheque of ours is open", byPeer: 30, told: 8, byPeerAfter: 30, change: func(x *tab, _ *Totals) { x.l.settle = settlePending }},
+		{name: "its money lost its cover", byPeer: 30, told: 8, byPeerAfter: 30, change: func(x *tab, _ *Totals) { x.l.covered-- }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			x := newTab(t, Policy{}).native()
+			x.l.received, x.l.covered, x.l.accepted, x.l.prepaidByPeer = c.byPeer, c.byPeer, c.byPeer, c.byPeer
+			x.l.paid, x.l.issued, x.l.prepaidToPeer = c.toPeer, c.toPeer, c.toPeer
+			ev := x.told(0, 0)
+			ev.Totals.Paid, ev.Totals.Received, ev.Totals.Owed = c.byPeer, c.toPeer, c.told
+			if c.change != nil {
+				c.change(x, ev.Totals)
+			}
+			balance := x.l.Balance()
+			x.do(ev)
+			if l := &x.l; l.owed != c.owed || l.prepaidByPeer != c.byPeerAfter || l.Balance() != balance {
+				t.Errorf("%s", describe(l))
+			}
+		})
+	}
+}
+
 // A difference is closed even where the side with the last word spoke first,
 // not knowing our figure: it is told, and speaks again.
 func TestStatementIsAnsweredWhereBooksDiffer(t *testing.T) {

@@ -624,7 +624,10 @@ type Totals struct {
 	Received uint64 `protobuf:"varint,7,opt,name=received,proto3" json:"received,omitempty"`
 	// The part of received that lost its cover on the chain. Until the reader tops
 	// up its channel, the teller serves nothing on credit.
-	Uncovered     uint64 `protobuf:"varint,8,opt,name=uncovered,proto3" json:"uncovered,omitempty"`
+	Uncovered uint64 `protobuf:"varint,8,opt,name=uncovered,proto3" json:"uncovered,omitempty"`
+	// What the reader owes the teller by the teller's book, beyond what was paid
+	// ahead either way.
+	Owed          uint64 `protobuf:"varint,9,opt,name=owed,proto3" json:"owed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -711,6 +714,13 @@ func (x *Totals) GetReceived() uint64 {
 func (x *Totals) GetUncovered() uint64 {
 	if x != nil {
 		return x.Uncovered
+	}
+	return 0
+}
+
+func (x *Totals) GetOwed() uint64 {
+	if x != nil {
+		return x.Owed
 	}
 	return 0
 }
@@ -1401,7 +1411,7 @@ const file_swappb_swap_proto_rawDesc = "" +
 	"\rchannel_offer\x18\r \x01(\v2\x14.swappb.ChannelOfferR\fchannelOffer\"@\n" +
 	"\fChannelOffer\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x16\n" +
-	"\x06origin\x18\x02 \x01(\x04R\x06origin\"\xe9\x01\n" +
+	"\x06origin\x18\x02 \x01(\x04R\x06origin\"\xfd\x01\n" +
 	"\x06Totals\x12\x16\n" +
 	"\x06served\x18\x01 \x01(\x04R\x06served\x12\x1a\n" +
 	"\bconsumed\x18\x02 \x01(\x04R\bconsumed\x12\x1f\n" +
@@ -1411,7 +1421,8 @@ const file_swappb_swap_proto_rawDesc = "" +
 	"\aat_rest\x18\x05 \x01(\bR\x06atRest\x12\x12\n" +
 	"\x04paid\x18\x06 \x01(\x04R\x04paid\x12\x1a\n" +
 	"\breceived\x18\a \x01(\x04R\breceived\x12\x1c\n" +
-	"\tuncovered\x18\b \x01(\x04R\tuncovered\"\x94\x02\n" +
+	"\tuncovered\x18\b \x01(\x04R\tuncovered\x12\x12\n" +
+	"\x04owed\x18\t \x01(\x04R\x04owed\"\x94\x02\n" +
 	"\x06Cheque\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\fR\x06issuer\x12 \n" +
 	"\vbeneficiary\x18\x02 \x01(\fR\vbeneficiary\x12\x16\n" +

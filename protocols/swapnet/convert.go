@@ -246,9 +246,9 @@ func totalsFromPB(t *swappb.Totals) (swap.Totals, error) {
 		Served: tally.Amount(t.GetServed()), Consumed: tally.Amount(t.GetConsumed()),
 		SeenServed: tally.Amount(t.GetSeenServed()), SeenConsumed: tally.Amount(t.GetSeenConsumed()),
 		Paid: tally.Amount(t.GetPaid()), Received: tally.Amount(t.GetReceived()),
-		AtRest: t.GetAtRest(), Uncovered: tally.Amount(t.GetUncovered()),
+		AtRest: t.GetAtRest(), Uncovered: tally.Amount(t.GetUncovered()), Owed: tally.Amount(t.GetOwed()),
 	}
-	if max(out.Served, out.Consumed, out.SeenServed, out.SeenConsumed, out.Paid, out.Received, out.Uncovered) > MaxAmount {
+	if max(out.Served, out.Consumed, out.SeenServed, out.SeenConsumed, out.Paid, out.Received, out.Uncovered, out.Owed) > MaxAmount {
 		return swap.Totals{}, malformed("totals above %d", MaxAmount)
 	}
 	return out, nil
@@ -259,7 +259,7 @@ func totalsToPB(t *swap.Totals) *swappb.Totals {
 		Served: uint64(t.Served), Consumed: uint64(t.Consumed),
 		SeenServed: uint64(t.SeenServed), SeenConsumed: uint64(t.SeenConsumed),
 		Paid: uint64(t.Paid), Received: uint64(t.Received),
-		AtRest: t.AtRest, Uncovered: uint64(t.Uncovered),
+		AtRest: t.AtRest, Uncovered: uint64(t.Uncovered), Owed: uint64(t.Owed),
 	}
 }
 
