@@ -12,6 +12,7 @@ import (
 	"github.com/tallystick/tally"
 	"github.com/tallystick/tally/host/rpc"
 	"github.com/tallystick/tally/paystream"
+	"github.com/tallystick/tally/paystream/payments"
 	"github.com/tallystick/tally/protocols/socketnet"
 )
 
@@ -40,6 +41,15 @@ func (a *API) Sockets() (rpc.Sockets, error) {
 		return nil, rpc.NewError(rpc.CodeNoSockets, "%w", err)
 	}
 	return socketAPI{a, s}, nil
+}
+
+// Payments returns the payments in parts.
+func (a *API) Payments() (*payments.Service, error) {
+	s, err := a.node.Payments()
+	if err != nil {
+		return nil, rpc.NewError(rpc.CodeUnsupported, "%w", err)
+	}
+	return s, nil
 }
 
 func (s socketAPI) opened(c *paystream.Conn, err error) (*paystream.Conn, error) {

@@ -16,6 +16,7 @@ import (
 	"github.com/tallystick/tally/host/repo"
 	"github.com/tallystick/tally/host/rpc"
 	"github.com/tallystick/tally/host/rpc/rpctest"
+	"github.com/tallystick/tally/paystream/payments"
 	"github.com/tallystick/tally/testnet"
 )
 
@@ -31,7 +32,9 @@ type fakePeer struct {
 	// town has the payment channels; nil on a peer without a chain.
 	town    *rpctest.Town
 	sockets *rpctest.Sockets
-	bridge  rpctest.Bridge
+	// pays has the payments; nil but in the scripts that ask for them.
+	pays   *rpctest.Payments
+	bridge rpctest.Bridge
 
 	mu       sync.Mutex
 	messages []rpc.Message
@@ -60,7 +63,31 @@ func startFake(ctx context.Context, r *repo.Repo, opts StartOptions) (RunningPee
 			return nil, err
 		}
 	}
+	// FAKE_PAYMENTS names the file that tells a script of invoices and hops.
+	if path := os.Getenv("FAKE_PAYMENTS"); path != "" {
+		pays, err := rpctest.OpenPayments(context.WithoutCancel(ctx))
+		if err != nil {
+			return nil, err
+		}
+		f.pays = pays
+		data, err := json.Marshal(map[string]string{
+			"invoice": pays.Invoice, "stranger": pays.Stranger, "left": pays.Hops[0], "right": pays.Hops[1], "held": pays.Held, "partial": pays.Partial,
+		})
+		if err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			return nil, err
+		}
+	}
 	return f, nil
+}
+
+func (f *fakePeer) Payments() (*payments.Service, error) {
+	if f.pays == nil {
+		return nil, rpc.NewError(rpc.CodeUnsupported, "no payments")
+	}
+	return f.pays.Service, nil
 }
 
 func (f *fakePeer) Addrs() []string {
@@ -74,6 +101,9 @@ func (f *fakePeer) Addrs() []string {
 func (f *fakePeer) Close(ctx context.Context) error {
 	if os.Getenv("FAKE_HANG") != "" {
 		select {} // a peer that never stops
+	}
+	if f.pays != nil {
+		return errors.Join(ctx.Err(), f.pays.Close())
 	}
 	if f.town != nil {
 		return errors.Join(ctx.Err(), f.town.Close())

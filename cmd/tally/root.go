@@ -107,6 +107,7 @@ On a terminal results are tables, elsewhere JSON; -o chooses.`,
 	root.PersistentFlags().StringVarP(&a.formatFlag, "output", "o", "", "table, json or ndjson (default table on a terminal, else json)")
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	root.CompletionOptions.DisableDefaultCmd = true
+	root.AddCommand(a.paymentCmds()...)
 	root.AddCommand(
 		a.initCmd(), a.startCmd(), a.statusCmd(), a.idCmd(), a.peersCmd(), a.balancesCmd(), a.chequesCmd(), a.settleCmd(), a.cashoutCmd(),
 		a.channelCmd(), a.voucherCmd(), a.walletCmd(), a.socketCmd(), a.uriCmd(), a.bridgeCmd(),

@@ -38,7 +38,9 @@ type api struct {
 	waiting chan struct{}
 	// chainWaits are the places for calls that wait for the chain.
 	chainWaits chan struct{}
-	pairs      pairTurns
+	// payWaits are those for calls that wait for payments.
+	payWaits chan struct{}
+	pairs    pairTurns
 }
 
 // call runs one of Methods, under a deadline.
@@ -73,7 +75,7 @@ func run[T any](ctx context.Context, a *api, namespace string, list []Method, me
 // shown returns err as it crosses the wire.
 func shown(ctx context.Context, err error) *Error {
 	var e *Error
-	channel := channelError(err)
+	channel, payment := channelError(err), paymentError(err)
 	switch {
 	case errors.As(err, &e):
 		c := *e
@@ -81,6 +83,8 @@ func shown(ctx context.Context, err error) *Error {
 		return &c
 	case channel != nil:
 		return channel
+	case payment != nil:
+		return payment
 	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil:
 		return NewError(CodeTimeout, "%w", err)
 	case errors.Is(err, context.Canceled):

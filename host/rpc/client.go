@@ -69,6 +69,18 @@ type Client struct {
 	ConfigShow   func(ctx context.Context) (map[string]any, error)
 	Shutdown     func(ctx context.Context) (Done, error)
 
+	Invoice             func(ctx context.Context, options InvoiceOptions) (InvoiceRow, error)
+	Pay                 func(ctx context.Context, invoice string, options PayOptions) (PaymentRow, error)
+	SendPartialPay      func(ctx context.Context, invoice string, options SendPartOptions) (PartReply, error)
+	WaitPartialPay      func(ctx context.Context, id uint64, timeoutMS int) (PartRow, error)
+	WaitPayment         func(ctx context.Context, hash string, timeoutMS int) (PaymentRow, error)
+	ListPayments        func(ctx context.Context) ([]PaymentRow, error)
+	ListPartialPayments func(ctx context.Context, which string) ([]PartRow, error)
+	ListInvoices        func(ctx context.Context, hash string) ([]InvoiceRow, error)
+	ListPartialInvoices func(ctx context.Context, hash string) ([]PartialInvoiceRow, error)
+	SettleInvoice       func(ctx context.Context, hash, preimage string) (InvoiceRow, error)
+	CancelInvoice       func(ctx context.Context, hash string) (InvoiceRow, error)
+
 	PaychCreate                func(ctx context.Context, from, to, amount, tag string) (MessageRow, error)
 	PaychAddFunds              func(ctx context.Context, channel, amount string) (MessageRow, error)
 	PaychReserveFunds          func(ctx context.Context, channel, amount string) (Reservation, error)

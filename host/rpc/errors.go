@@ -10,8 +10,8 @@ import (
 )
 
 // Code is the stable number of a cause. Numbers never change their meaning: add
-// at the end of a group. 200 to 299 are kept for the payment errors that other
-// systems already number so; 300 to 359 are of payment channels.
+// at the end of a group. 200 to 299 are of payments, as other systems number
+// them already; 300 to 359 are of payment channels.
 type Code int
 
 // The causes a caller can act on.
@@ -69,7 +69,7 @@ type CodeInfo struct {
 
 // Codes lists every code, in order. The text is what the documentation prints;
 // an error itself may say more.
-var Codes = slices.Concat(peerCodes, channelCodes)
+var Codes = slices.Concat(peerCodes, paymentCodes, channelCodes)
 
 var peerCodes = []CodeInfo{
 	{CodeFailed, "failed", "a cause without a code of its own", "read the message; the log of the peer has more"},

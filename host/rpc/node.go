@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/tallystick/tally/paystream/payments"
 )
 
 // Node is what the server needs: a peer and the process that it runs in. All
@@ -84,6 +86,10 @@ type Peer interface {
 	Sockets() (Sockets, error)
 	// Bridge returns the Interledger bridge; CodeNoBridge where there is none.
 	Bridge() (Bridge, error)
+
+	// Payments returns the payments in parts, the same for the life of the peer;
+	// CodeUnsupported where it makes none.
+	Payments() (*payments.Service, error)
 
 	// Channels returns the payment channels, the same for the life of the peer;
 	// CodeNoChain where no chain is configured.

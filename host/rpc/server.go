@@ -108,6 +108,7 @@ func NewServer(node Node, key Secret, cfg Config) (*Server, error) {
 	a := &api{
 		stop: ctx, node: node, log: cfg.Logger, timeout: callTimeout,
 		imports: newImportSet(), waiting: make(chan struct{}, maxWaiting), chainWaits: make(chan struct{}, maxChainWaits),
+		payWaits: make(chan struct{}, maxPayWaits),
 	}
 	inner.Register(Namespace, a)
 	inner.Register(LotusNamespace, &lotusAPI{a})

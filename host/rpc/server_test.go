@@ -21,6 +21,8 @@ import (
 	"github.com/filecoin-project/go-state-types/big"
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/tallystick/tally/paystream/payments"
 )
 
 const (
@@ -110,6 +112,10 @@ func (f *fakeNode) StoreQuery(_ context.Context, _ peer.ID, q StoreQuery) (Store
 
 func (f *fakeNode) Bridge() (Bridge, error) {
 	return nil, NewError(CodeNoBridge, "no bridge")
+}
+
+func (f *fakeNode) Payments() (*payments.Service, error) {
+	return nil, NewError(CodeUnsupported, "no payments")
 }
 
 func (f *fakeNode) Sockets() (Sockets, error) {

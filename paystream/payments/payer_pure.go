@@ -467,6 +467,16 @@ func (p *Payer) Part(id uint64) (Part, bool) {
 	return *part, true
 }
 
+// AllParts returns every part, by id.
+func (p *Payer) AllParts() []Part {
+	list := make([]Part, 0, len(p.parts))
+	for _, part := range p.parts {
+		list = append(list, *part)
+	}
+	slices.SortFunc(list, func(a, b Part) int { return cmp.Compare(a.ID, b.ID) })
+	return list
+}
+
 // Parts returns the parts of a payment by id, those of earlier groups too.
 func (p *Payer) Parts(h tally.Hashlock) []Part {
 	pay := p.payments[h]

@@ -246,8 +246,14 @@ func (s *Service) do(ctx context.Context, it item) error {
 	}
 }
 
-// look calls f with the cores on the owner's goroutine and waits for it.
-func (s *Service) look(ctx context.Context, f func()) error { return s.do(ctx, item{ask: f}) }
+// look calls f with the cores on the owner's goroutine and waits for it, also where
+// ctx ends meanwhile: what f writes is the caller's to read.
+func (s *Service) look(ctx context.Context, f func()) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return s.do(context.WithoutCancel(ctx), item{ask: f})
+}
 
 func (s *Service) run() {
 	defer close(s.ended)
@@ -452,11 +458,11 @@ func (s *Service) SendPart(ctx context.Context, c SendPart) (Reply, error) {
 }
 
 // await returns when f, on the owner's goroutine, returns true, and asks it again
-// whenever the key is woken.
+// whenever the key is woken; at least once, whatever ctx says.
 func await[K comparable](ctx context.Context, s *Service, m map[K][]chan struct{}, k K, f func() bool) error {
 	for {
 		var woken chan struct{}
-		err := s.look(ctx, func() {
+		err := s.look(context.WithoutCancel(ctx), func() {
 			if !f() {
 				woken = make(chan struct{})
 				m[k] = append(m[k], woken)
@@ -542,6 +548,12 @@ func (s *Service) PartByID(ctx context.Context, id uint64) (part Part, err error
 	return part, err
 }
 
+// Parts is listpartialpayments: every attempt, by id.
+func (s *Service) Parts(ctx context.Context) (list []Part, err error) {
+	err = s.look(ctx, func() { list = s.payer.AllParts() })
+	return list, err
+}
+
 // InvoiceRequest is what an invoice is made of.
 type InvoiceRequest struct {
 	Amount  tally.Amount // 0: the payer chooses
@@ -601,6 +613,16 @@ func (s *Service) WaitInvoice(ctx context.Context, h tally.Hashlock) (v InvoiceV
 		v, found = s.payee.Invoice(s.Now(), h)
 		return !found || v.Status != InvoiceOpen && v.Status != InvoiceExpired
 	})
+	if err == nil && !found {
+		err = notFound("invoice")
+	}
+	return v, err
+}
+
+// Invoice is listinvoices by hash.
+func (s *Service) Invoice(ctx context.Context, h tally.Hashlock) (v InvoiceView, err error) {
+	found := false
+	err = s.look(ctx, func() { v, found = s.payee.Invoice(s.Now(), h) })
 	if err == nil && !found {
 		err = notFound("invoice")
 	}
