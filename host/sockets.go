@@ -237,7 +237,7 @@ func (n *Node) openSockets(ctx context.Context, cfg SocketsConfig, carrier *sock
 	}
 	private := n.host.Peerstore().PrivKey(n.host.ID())
 	endpoint, err := paystream.Open(ctx, paystream.Config{
-		Self: n.host.ID(), Key: key, Store: n.store, Accept: cfg.Accept, Opened: cfg.Opened, Proposed: cfg.Proposed,
+		Self: n.host.ID(), Key: key, Asset: assetOf(n.book.Realm()), Store: n.store, Accept: cfg.Accept, Opened: cfg.Opened, Proposed: cfg.Proposed,
 		Sign: private.Sign, PerPeer: cfg.PerPeer, Logger: n.log,
 	})
 	if err != nil {
@@ -266,6 +266,17 @@ func (n *Node) openSockets(ctx context.Context, cfg SocketsConfig, carrier *sock
 	n.sockets = s
 	endpoint.Start(carrier)
 	return nil
+}
+
+// tokenScale is the digits of a token that a unit is behind its point: a unit is 10^-9
+// of it.
+const tokenScale = 9
+
+func assetOf(r swap.Realm) paystream.Asset {
+	if r.Asset == "karma" {
+		return paystream.Asset{Code: r.Asset}
+	}
+	return paystream.Asset{Code: r.Asset, Scale: tokenScale}
 }
 
 // WaitNeighbour returns once there are sessions with a connected peer for its tab

@@ -18,6 +18,8 @@ func (c *Conn) answer(a *Answer) Record {
 	p, known := c.readReply(a, &o)
 	if known {
 		c.heardStreams(p, false)
+		c.introduced(&o)
+		c.meetPeer(p, 0)
 	}
 	c.landedStreams(&o, p, known)
 	c.finish(a, &o, p, known)

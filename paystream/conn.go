@@ -39,6 +39,7 @@ type Conn struct {
 	decided []PacketID // holds that are decided, on disk still
 	nextVia []peer.ID  // the way back of an Open that is not confirmed
 	nextTo  peer.ID
+	nextIn  string // and its asset
 
 	told      uint64 // the state of the newest news
 	tellAt    time.Duration
@@ -74,6 +75,12 @@ type Conn struct {
 	plain   []byte
 	inner   []byte
 	streams Streams
+
+	peerAsset Asset
+	assetTold bool   // of a client, in this pair
+	way       uint64 // counts the ways of a client, wayTold which of them its server has
+	wayTold   uint64
+	wayAt     uint64 // of a server: one above the packet that told the way back
 }
 
 func (e *Endpoint) newConn(i identity, s *Socket) (*Conn, error) {
@@ -423,7 +430,7 @@ func (c *Conn) begin(list []*Outgoing, now time.Duration) []*Outgoing {
 		return c.seal(list, outCall, 0, PacketID(c.e.entropy.id()))
 	}
 	c.pkt.Has |= HasOpen
-	c.pkt.Open = OpenFrame{Suite: SuiteNative, Idle: uint32(IdleTime / time.Second)}
+	c.pkt.Open = OpenFrame{Asset: c.e.assetCode, Suite: SuiteNative, Idle: uint32(IdleTime / time.Second)}
 	c.wayBack(&c.pkt.Open.ViaFrame)
 	return c.seal(list, outOpen, 0, PacketID(c.e.entropy.id()))
 }

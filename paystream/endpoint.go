@@ -50,6 +50,9 @@ type Config struct {
 	Self peer.ID
 	// Key makes tokens and their secrets. Whoever has it can spend every token.
 	Key ServerKey
+	// Asset is what amounts here are in; the other end of a socket is told. Empty:
+	// it is not.
+	Asset Asset
 	// Store keeps sockets, holds and budgets. The carrier fills batches for the
 	// same store. Nil only with Memory.
 	Store *durable.Store
@@ -106,14 +109,18 @@ type Endpoint struct {
 	wake    chan struct{}
 	ended   chan struct{}
 
-	data    atomic.Int64 // memory of all streams
-	entropy entropy
+	assetCode []byte       // of Config.Asset
+	data      atomic.Int64 // memory of all streams
+	entropy   entropy
 }
 
 // Open reads the store and returns the endpoint. Bind gives it its carrier.
 func Open(ctx context.Context, cfg Config) (*Endpoint, error) {
 	if cfg.Store == nil && !cfg.Memory {
 		return nil, ErrMemory
+	}
+	if err := cfg.Asset.Validate(); err != nil {
+		return nil, err
 	}
 	if cfg.PerPeer == 0 {
 		cfg.PerPeer = defaultPerPeer
@@ -122,7 +129,7 @@ func Open(ctx context.Context, cfg Config) (*Endpoint, error) {
 		cfg.Logger = slog.Default()
 	}
 	e := &Endpoint{
-		cfg: cfg, log: cfg.Logger, began: time.Now(),
+		cfg: cfg, log: cfg.Logger, began: time.Now(), assetCode: []byte(cfg.Asset.Code),
 		conns: make(map[SocketID]*Conn), stored: make(map[SocketID]storedConn), packets: make(map[PacketID]*Conn),
 		perPeer: make(map[peer.ID]int), budgets: make(map[TokenID]*Budget),
 		damaged: make(map[SocketID]error), strays: make(map[PacketID]heldPacket),

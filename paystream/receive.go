@@ -54,19 +54,25 @@ func (c *Conn) handle(in *Incoming) Decision {
 		// The way back counts once the client has echoed us: an old Open that is
 		// played again moves nothing.
 		c.nextTo, c.nextVia = lastOf(&p.Open.ViaFrame)
+		c.nextIn = string(p.Open.Asset)
 	}
 	if o.Began {
 		c.began()
 		if c.nextTo != "" {
 			c.ident.dest, c.ident.via, c.dirty = c.nextTo, c.nextVia, true
+			c.peerAsset = Asset{Code: c.nextIn}
 		}
 	}
 	if o.Fresh {
 		c.hear(p, nil)
 	}
 	if o.Fresh && !o.Seen && c.closed == nil {
+		c.meetPeer(p, o.Header.Counter)
 		reply.Again = c.heardStreams(p, true)
 		c.streams.Answer(&reply, p)
+		if p.Has&HasAssetDetails != 0 && c.e.cfg.Asset.Code != "" {
+			c.asset(&reply)
+		}
 	}
 	d := Decision{}
 	if c.closed != nil {
@@ -105,6 +111,7 @@ func (c *Conn) began() {
 		c.stop(err)
 	}
 	c.told, c.tellAt, c.tellTries = 0, 0, 0
+	c.assetTold, c.wayAt = false, 0
 	c.doubt, c.calls, c.again, c.openTries = false, false, false, 0
 	c.resume()
 	c.resetStreams()
@@ -209,11 +216,6 @@ func (c *Conn) hear(p *Packet, o *outgoing) {
 		if r := c.wanted[f.Nonce]; r != nil && r.Signature == nil && len(f.Signature) > 0 {
 			*r = Receipt{Payee: c.ident.dest, Socket: c.ident.id, Nonce: f.Nonce, Total: f.Total, Time: int64(f.Time), Signature: append([]byte(nil), f.Signature...)}
 			c.notify()
-		}
-	}
-	if p.Has&HasNewAddress != 0 && o == nil && c.ident.role == RoleServer {
-		if to, via := lastOf(&p.NewAddress); to != "" {
-			c.ident.dest, c.ident.via, c.dirty = to, via, true
 		}
 	}
 	if p.Has&HasClose != 0 {

@@ -28,6 +28,8 @@ type outgoing struct {
 	arrived tally.Amount // what we had counted as arrived when it left
 	sure    tally.Amount // and what of that the peer had told
 	load    *load        // what it carries of streams, if anything
+	asset   bool         // it tells our asset
+	way     uint64       // and which way back; 0: none
 }
 
 // pump sends money as long as some is due and the windows are open.
@@ -89,7 +91,7 @@ func (c *Conn) mustTell(now time.Duration) bool {
 	if len(c.asked) > 0 || len(c.wanted) > 0 || len(c.answers) > 0 || len(c.requests) > 0 {
 		return true
 	}
-	if c.streams.Live() && now >= c.usedAt+keepAlive {
+	if c.wayTold != c.way || c.streams.Live() && now >= c.usedAt+keepAlive {
 		return true
 	}
 	unsure := c.sock.Unsure()
@@ -151,12 +153,15 @@ func (c *Conn) seal(list []*Outgoing, kind outKind, n tally.Amount, id PacketID)
 	}
 	p.Replies = append(p.Replies, c.answers...)
 	c.answers = c.answers[:0]
-	c.inner = p.Append(c.inner[:0])
-	var carried *load
+	out := outgoing{kind: kind, request: p.RequestID, seq: seq, amount: n, arrived: c.sock.arrived, sure: c.sock.sure}
 	if seq != 0 {
-		carried = c.streams.Fill(p, c.e.now(), MaxInner-len(c.inner), kind == outMoney)
+		c.introduce(p, &out)
 	}
-	if carried != nil {
+	c.inner = p.Append(c.inner[:0])
+	if seq != 0 {
+		out.load = c.streams.Fill(p, c.e.now(), MaxInner-len(c.inner), kind == outMoney)
+	}
+	if out.load != nil {
 		c.inner = p.Append(c.inner[:0])
 	}
 	env, err := c.sess.Seal(nil, KindPrepare, c.inner)
@@ -180,7 +185,7 @@ func (c *Conn) seal(list []*Outgoing, kind outKind, n tally.Amount, id PacketID)
 		copy(o.Condition[:16], a[:])
 		copy(o.Condition[16:], b[:])
 	}
-	c.out[id] = outgoing{kind: kind, request: p.RequestID, seq: seq, amount: n, arrived: c.sock.arrived, sure: c.sock.sure, load: carried}
+	c.out[id] = out
 	c.e.packetMu.Lock()
 	c.e.packets[id] = c
 	c.e.packetMu.Unlock()
