@@ -38,6 +38,7 @@ type API struct {
 	channels *rpc.Channels
 	chain    *chain       // what channels is a view of
 	watches  atomic.Int32 // goroutines of socketOpened
+	streams  heldStreams
 }
 
 var _ rpc.Peer = (*API)(nil)

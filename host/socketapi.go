@@ -196,6 +196,10 @@ func socketRow(c *paystream.Conn) rpc.SocketRow {
 		Settled: c.Settled(), Loss: uint64(r.Sent.SaturatingSub(r.Arrived).SaturatingAdd(r.BackSent.SaturatingSub(r.Back))),
 		Expected: uint64(r.PeerExpected), Wanted: "inf", InFlight: uint64(r.HoldOut), Verdict: r.Verdict.Kind.String(),
 	}
+	own, peers := c.Assets()
+	row.Asset, row.Scale, row.PeerAsset, row.PeerScale = own.Code, int(own.Scale), peers.Code, int(peers.Scale)
+	data := c.DataReport()
+	row.Streams, row.DataSent, row.DataReceived = data.Streams, data.Sent, data.Received
 	if c.Role() == paystream.RoleServer {
 		row.Role = "server"
 	}
@@ -256,6 +260,11 @@ func socketError(err error) error {
 		{paystream.ErrAllRejected, rpc.CodeSocketStalled},
 		{paystream.ErrSpent, rpc.CodeSpent},
 		{paystream.ErrTokenExpired, rpc.CodeSpent},
+		{paystream.ErrNoData, rpc.CodeNoReader},
+		{paystream.ErrReaderGone, rpc.CodeNoReader},
+		{paystream.ErrStreamReset, rpc.CodeSocketClosed},
+		{paystream.ErrStreamClosed, rpc.CodeSocketClosed},
+		{paystream.ErrDataMemory, rpc.CodeBusy},
 		{paystream.ErrClosed, rpc.CodeSocketClosed},
 		{paystream.ErrTooMany, rpc.CodeBusy},
 		{paystream.ErrBusy, rpc.CodeBusy},

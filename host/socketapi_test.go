@@ -1,6 +1,7 @@
 package host
 
 import (
+	"bytes"
 	"context"
 	"testing"
 	"time"
@@ -89,6 +90,10 @@ func TestSocketsOfDaemons(t *testing.T) {
 	if _, err = a.Open(ctx, alice.Node().host.ID(), nil, nil, paystream.Terms{}); code(err) != rpc.CodeBadPeer {
 		t.Fatalf("to ourselves: %v", err)
 	}
+	if row.Asset != "karma" || row.PeerAsset != "karma" {
+		t.Errorf("assets of %+v", row)
+	}
+	dataOfDaemons(ctx, t, a, b, id)
 	if _, err = a.Close(ctx, id); err != nil {
 		t.Fatal(err)
 	}
@@ -106,6 +111,35 @@ func TestSocketsOfDaemons(t *testing.T) {
 			}
 		}
 		cursor = batch.Cursor
+	}
+}
+
+// dataOfDaemons sends bytes over a socket, in two calls and with the end.
+func dataOfDaemons(ctx context.Context, t *testing.T, from, to rpc.Sockets, id paystream.SocketID) {
+	t.Helper()
+	sent := bytes.Repeat([]byte("tally"), 60_000)
+	go func() { // ends with the stream, or with ctx
+		row, err := from.Send(ctx, id, 0, sent[:rpc.MaxStreamData], false)
+		if err == nil {
+			_, err = from.Send(ctx, id, row.Stream, sent[rpc.MaxStreamData:], true)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}()
+	var got []byte
+	for row := (rpc.StreamRow{}); !row.End; {
+		var err error
+		if row, err = to.Receive(ctx, id, row.Stream); err != nil || ctx.Err() != nil {
+			t.Fatalf("received %d bytes, then %v", len(got), err)
+		}
+		got = append(got, row.Data...)
+	}
+	if !bytes.Equal(got, sent) {
+		t.Errorf("received %d bytes, which are not the %d that were sent", len(got), len(sent))
+	}
+	if _, err := to.Receive(ctx, id, 99); code(err) != rpc.CodeBadArgument {
+		t.Errorf("receive on a stream that nobody opened: %v", err)
 	}
 }
 

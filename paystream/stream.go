@@ -103,6 +103,13 @@ func (c *Conn) Stream(id uint64) (*Stream, bool) {
 // are odd.
 func (s *Stream) ID() uint64 { return s.s.id }
 
+// Err returns why the stream ended before its time, or nil.
+func (s *Stream) Err() error {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return s.s.err
+}
+
 // each calls fn with mu held until it is done, ctx ends, or the socket is closed.
 func (s *Stream) each(ctx context.Context, fn func() (done bool, err error)) error {
 	c := s.c

@@ -32,7 +32,7 @@ each sets for itself.
 		RunE:    group,
 	}
 	cmd.AddCommand(a.socketOpenCmd(), a.socketLsCmd(), a.socketLimitsCmd(), a.socketMoveCmd("pay"), a.socketMoveCmd("charge"),
-		a.socketWatchCmd(), a.socketCloseCmd())
+		a.socketWatchCmd(), a.socketSendDataCmd(), a.socketRecvDataCmd(), a.socketCloseCmd())
 	return cmd
 }
 
@@ -114,7 +114,16 @@ func (a *app) socketRow(ctx context.Context, fn func(context.Context, *remote) (
 func socketCard(r rpc.SocketRow) *table {
 	return newCard().add("id", r.ID).add("peer", r.Peer).add("min", string(r.Min)).add("max", string(r.Max)).
 		add("balance", r.Balance).add("sent", r.Sent).add("received", r.Received).add("settled", r.Settled).
-		add("loss", r.Loss).add("note", r.Note)
+		add("loss", r.Loss).add("asset", assetCell(r.Asset, r.Scale)).add("peer's asset", assetCell(r.PeerAsset, r.PeerScale)).
+		add("data sent", r.DataSent).add("data received", r.DataReceived).add("note", r.Note)
+}
+
+// assetCell shows an asset and what of it a unit is.
+func assetCell(code string, scale int) string {
+	if code == "" || scale == 0 {
+		return code
+	}
+	return fmt.Sprintf("%s, a unit is 10^-%d", code, scale)
 }
 
 func (a *app) socketLsCmd() *cobra.Command {

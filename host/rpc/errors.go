@@ -57,6 +57,7 @@ const (
 	CodeNoClient         Code = 71
 	CodeClientExists     Code = 72
 	CodeNotEven          Code = 73
+	CodeNoReader         Code = 74
 )
 
 // CodeInfo documents a code.
@@ -113,6 +114,7 @@ var peerCodes = []CodeInfo{
 	{CodeNoClient, "no_client", "the bridge has no client of this name", "list them: tally bridge client ls"},
 	{CodeClientExists, "client_exists", "the bridge has a client of this name", "choose another name, or remove it first: tally bridge client remove NAME"},
 	{CodeNotEven, "not_even", "the client's account is not even, or packets are on the way", "settle it: tally bridge client settle NAME --help"},
+	{CodeNoReader, "no_reader", "nobody at the other side reads the data", "have it read: tally socket recv-data, or an application that accepts streams"},
 }
 
 // Name returns the word of the code.

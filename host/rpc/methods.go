@@ -56,6 +56,8 @@ var Methods = []Method{
 	{"SocketPay", PermSign, []string{"id", "units"}, "Pushes units more."},
 	{"SocketCharge", PermSign, []string{"id", "units"}, "Asks for units more."},
 	{"SocketClose", PermSign, []string{"id"}, "Ends a socket at both ends, for good. What was paid stays paid."},
+	{"SocketSend", PermSign, []string{"id", "stream", "data", "end"}, "Sends bytes of an application beside the money, at most 256 KiB in base64, on a stream of the socket: a new one for 0. Answers once the peer has them, which it takes from when it first calls SocketReceive; with end the stream is closed."},
+	{"SocketReceive", PermSign, []string{"id", "stream"}, "Reads what there is of a stream; of the next one that the peer has opened for 0. Waits up to 10 s where that is nothing, and answers then without data, and with stream 0 where there was none."},
 	{"URICreate", PermSign, []string{"kind", "options"}, "Makes a URI that pays its bearer (gift, pull), asks it to pay (invoice), or keeps its money (deposit)."},
 	{"URIRedeem", PermSign, []string{"uri", "options"}, "Opens a socket for what a URI is for, and waits up to 20 s until no money is going to move; settled says whether that is so."},
 	{"Invoice", PermSign, []string{"options"}, "Makes an invoice. It is on disk before its text is returned. Whoever has the text can pay it, and on its way take parts for themselves: give it to the payer alone."},

@@ -33,6 +33,12 @@ type Sockets interface {
 	Pay(ctx context.Context, id paystream.SocketID, units uint64) (SocketRow, error)
 	Charge(ctx context.Context, id paystream.SocketID, units uint64) (SocketRow, error)
 	Close(ctx context.Context, id paystream.SocketID) (SocketRow, error)
+	// Send writes to a stream, a new one for 0, and waits until the peer has it all.
+	// With end the stream is closed then.
+	Send(ctx context.Context, id paystream.SocketID, stream uint64, data []byte, end bool) (StreamRow, error)
+	// Receive reads what a stream has, of the next one that the peer opened for 0,
+	// and waits some seconds where that is nothing.
+	Receive(ctx context.Context, id paystream.SocketID, stream uint64) (StreamRow, error)
 	// Create makes a URI; with limits they are in place of the usual ones.
 	Create(ctx context.Context, use paystream.Use, units uint64, low, high *paystream.Limit, expires time.Time, period time.Duration) (URIRow, error)
 }
@@ -150,7 +156,31 @@ type SocketRow struct {
 	Rate float64 `json:"rate"`
 	// Verdict is compatible, payer short, payee full or unknown.
 	Verdict string `json:"verdict"`
+	// Asset is what we count in, with how many digits of it a unit is behind the
+	// point; PeerAsset what the peer says that it does, empty where it has not.
+	Asset     string `json:"asset"`
+	Scale     int    `json:"scale"`
+	PeerAsset string `json:"peer_asset"`
+	PeerScale int    `json:"peer_scale"`
+	// Streams are those that are open, DataSent the bytes of an application that
+	// the peer has, and DataReceived those that it sent.
+	Streams      int    `json:"streams"`
+	DataSent     uint64 `json:"data_sent"`
+	DataReceived uint64 `json:"data_received"`
 }
+
+// StreamRow is what one call moved of a stream of an application's bytes.
+type StreamRow struct {
+	// Stream is its number on the socket; 0: the peer has opened none yet.
+	Stream uint64 `json:"stream"`
+	// Data is what was received, in base64.
+	Data []byte `json:"data"`
+	// End: nothing follows.
+	End bool `json:"end"`
+}
+
+// MaxStreamData bounds the bytes that one call sends or receives.
+const MaxStreamData = 256 << 10
 
 func (a *api) sockets() (Sockets, error) { return a.node.Sockets() }
 
@@ -167,11 +197,12 @@ func onSockets[T any](ctx context.Context, a *api, method string, fn func(contex
 }
 
 // onSocket is onSockets for one socket.
-func onSocket(ctx context.Context, a *api, method, id string, fn func(context.Context, Sockets, paystream.SocketID) (SocketRow, error)) (SocketRow, error) {
-	return onSockets(ctx, a, method, func(ctx context.Context, s Sockets) (SocketRow, error) {
+func onSocket[T any](ctx context.Context, a *api, method, id string, fn func(context.Context, Sockets, paystream.SocketID) (T, error)) (T, error) {
+	return onSockets(ctx, a, method, func(ctx context.Context, s Sockets) (T, error) {
 		raw, err := hex.DecodeString(id)
 		if err != nil || len(raw) != len(paystream.SocketID{}) {
-			return SocketRow{}, NewError(CodeBadArgument, "%q is not the id of a socket", clip(id)).WithRemedy("use an id that `tally socket ls` prints")
+			var zero T
+			return zero, NewError(CodeBadArgument, "%q is not the id of a socket", clip(id)).WithRemedy("use an id that `tally socket ls` prints")
 		}
 		return fn(ctx, s, paystream.SocketID(raw))
 	})
@@ -286,6 +317,21 @@ func (a *api) SocketCharge(ctx context.Context, id string, units uint64) (Socket
 func (a *api) SocketClose(ctx context.Context, id string) (SocketRow, error) {
 	return onSocket(ctx, a, "SocketClose", id, func(ctx context.Context, s Sockets, id paystream.SocketID) (SocketRow, error) {
 		return s.Close(ctx, id)
+	})
+}
+
+func (a *api) SocketSend(ctx context.Context, id string, stream uint64, data []byte, end bool) (StreamRow, error) {
+	return onSocket(ctx, a, "SocketSend", id, func(ctx context.Context, s Sockets, id paystream.SocketID) (StreamRow, error) {
+		if len(data) > MaxStreamData {
+			return StreamRow{}, NewError(CodeBadArgument, "%d bytes, over %d", len(data), MaxStreamData).WithRemedy("send them in several calls")
+		}
+		return s.Send(ctx, id, stream, data, end)
+	})
+}
+
+func (a *api) SocketReceive(ctx context.Context, id string, stream uint64) (StreamRow, error) {
+	return onSocket(ctx, a, "SocketReceive", id, func(ctx context.Context, s Sockets, id paystream.SocketID) (StreamRow, error) {
+		return s.Receive(ctx, id, stream)
 	})
 }
 

@@ -20,9 +20,10 @@ var _ rpc.Sockets = (*Sockets)(nil)
 type Sockets struct {
 	Peer string // the only one that can be reached
 
-	// mu guards the field below.
+	// mu guards the fields below.
 	mu  sync.Mutex
-	row rpc.SocketRow
+	row  rpc.SocketRow
+	data []byte
 }
 
 func (s *Sockets) with(id paystream.SocketID, fn func(*rpc.SocketRow)) (rpc.SocketRow, error) {
@@ -44,7 +45,7 @@ func (s *Sockets) Open(_ context.Context, to peer.ID, _ *paystream.URI, _ []peer
 	defer s.mu.Unlock()
 	s.row = rpc.SocketRow{
 		ID: strings.Repeat("ab", 16), Peer: s.Peer, Role: "client", Min: rpc.LimitOf(t.Min), Max: rpc.LimitOf(t.Max),
-		Wanted: "inf", InFlight: 7, Rate: 0.99, Verdict: "compatible",
+		Wanted: "inf", InFlight: 7, Rate: 0.99, Verdict: "compatible", Asset: "karma",
 	}
 	return s.row, nil
 }
@@ -89,6 +90,26 @@ func (s *Sockets) Charge(_ context.Context, id paystream.SocketID, n uint64) (rp
 // Close notes it.
 func (s *Sockets) Close(_ context.Context, id paystream.SocketID) (rpc.SocketRow, error) {
 	return s.with(id, func(r *rpc.SocketRow) { r.Note = "closed" })
+}
+
+// Send counts the bytes, and keeps them for Receive.
+func (s *Sockets) Send(_ context.Context, id paystream.SocketID, stream uint64, data []byte, end bool) (rpc.StreamRow, error) {
+	_, err := s.with(id, func(r *rpc.SocketRow) {
+		r.DataSent += uint64(len(data))
+		s.data = append(s.data, data...)
+	})
+	return rpc.StreamRow{Stream: max(stream, 1), End: end}, err
+}
+
+// Receive returns what was sent, and then the end.
+func (s *Sockets) Receive(_ context.Context, id paystream.SocketID, stream uint64) (rpc.StreamRow, error) {
+	row := rpc.StreamRow{Stream: 1, End: stream != 0}
+	_, err := s.with(id, func(*rpc.SocketRow) {
+		if stream != 0 {
+			row.Data, s.data = s.data, nil
+		}
+	})
+	return row, err
 }
 
 // Create makes a URI that opens nothing.
