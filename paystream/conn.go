@@ -89,7 +89,7 @@ func (e *Endpoint) newConn(i identity, s *Socket) (*Conn, error) {
 		return nil, err
 	}
 	c := &Conn{
-		e: e, ident: i, sess: sess, sock: s, ctl: NewControl(0), out: make(map[PacketID]outgoing),
+		e: e, ident: i, sess: sess, sock: s, ctl: NewControl(e.cfg.LargestPacket), out: make(map[PacketID]outgoing),
 		proposals: make(map[[16]byte]bool),
 		asked:     make(map[[16]byte]*proposalState), wanted: make(map[[16]byte]*Receipt), usedAt: e.now(),
 		streams: newStreams(i.role, e.memory),

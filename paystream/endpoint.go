@@ -12,6 +12,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/tallystick/tally"
 	"github.com/tallystick/tally/internal/durable"
 )
 
@@ -70,6 +71,9 @@ type Config struct {
 	Proposed func(*Conn, Proposal) bool
 	// Sign signs receipts with the key of Self; nil gives none.
 	Sign func([]byte) ([]byte, error)
+	// LargestPacket bounds what one packet of ours gives, and with it what is lost
+	// sight of when one hangs. 0: what the way carries.
+	LargestPacket tally.Amount
 	// PerPeer bounds the sockets that came through one neighbour. 0: 4096.
 	PerPeer int
 	// Logger takes what the endpoint has to say. Nil: slog.Default().
