@@ -603,7 +603,8 @@ func (ev evViewed) step(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
 	for _, id := range slices.Sorted(maps.Keys(c.Lanes)) {
 		l := c.Lanes[id]
 		was, known := old[id]
-		if l.prune(c.Deep.Height) || !known || !was[0].same(&l.Head) || !was[1].same(&l.Deep) {
+		slot := c.Owned && c.Direction == PCHOutbound && id >= 1 && id <= c.rules.SlotLanes
+		if l.prune(c.Deep.Height, slot) || !known || !was[0].same(&l.Head) || !was[1].same(&l.Deep) {
 			fx = append(fx, Effect{Kind: FxSaveLane, Lane: id})
 		}
 		c.touch(l)

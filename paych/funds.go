@@ -221,10 +221,15 @@ func (l *Lane) drop(nonce uint64) {
 }
 
 // prune drops the claims that the final chain made worthless, and says whether
-// there were any.
-func (l *Lane) prune(final abi.ChainEpoch) bool {
+// there were any. secrets keeps those of locks that the chain has opened, until the
+// voucher that follows: whoever gave the lock has to learn the preimage, and may
+// have been away.
+func (l *Lane) prune(final abi.ChainEpoch, secrets bool) bool {
 	n := len(l.Claims)
-	l.Claims = slices.DeleteFunc(l.Claims, func(e Claim) bool { return e.Voucher != nil && !e.alive(&l.Deep, final) })
+	l.Claims = slices.DeleteFunc(l.Claims, func(e Claim) bool {
+		learnt := secrets && e.Locked && e.Secret != nil && (l.Refund == nil || l.Refund.Nonce < e.Nonce)
+		return e.Voucher != nil && !e.alive(&l.Deep, final) && !learnt
+	})
 	return len(l.Claims) != n
 }
 

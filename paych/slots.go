@@ -9,6 +9,8 @@ import (
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-state-types/abi"
 	"github.com/filecoin-project/go-state-types/big"
+
+	"github.com/tallystick/tally"
 )
 
 // What whoever keeps locks in the slots of an owned channel needs beside vouchers:
@@ -80,6 +82,26 @@ func (f *Final) view(height abi.ChainEpoch) ViewAt {
 		at.Lanes = append(at.Lanes, LaneAt{Lane: l.Lane, Nonce: l.Nonce, Redeemed: l.Redeemed})
 	}
 	return at
+}
+
+// PaychSecretOf returns the preimage of a lock of the channel where it is known: on
+// an outbound channel, because the chain showed it.
+func (m *Manager) PaychSecretOf(ctx context.Context, ch address.Address, hash tally.Hashlock) (*tally.Preimage, error) {
+	a, err := m.account(ctx, ch)
+	if err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, l := range a.ch.Lanes {
+		for i := range l.Claims {
+			if cl := &l.Claims[i]; cl.Locked && cl.Lock == hash && cl.Secret != nil {
+				secret := *cl.Secret
+				return &secret, nil
+			}
+		}
+	}
+	return nil, nil
 }
 
 // PaychVoucherAt returns the voucher of a lane and nonce that can still bring
