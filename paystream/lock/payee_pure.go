@@ -300,6 +300,9 @@ func (s *Slots) chainPayee(_ int64, ev *Event, fx []Effect) ([]Effect, error) {
 			fx = append(fx, Effect{Kind: FxSave, Lane: l.lane, ID: id}, Effect{Kind: FxEnded, Lane: l.lane, ID: id, Err: ErrLate})
 			continue
 		}
+		if l.phase == Given && l.raw == "" {
+			fx = s.sendCancel(l, fx) // it could not be signed before
+		}
 		if l.phase != Locked && l.phase != Opened {
 			continue
 		}

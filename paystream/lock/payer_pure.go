@@ -216,6 +216,8 @@ func (s *Slots) chainPayer(_ int64, ev *Event, fx []Effect) ([]Effect, error) {
 		case l.phase == Opened && l.redeemed(&ev.Final):
 			l.rest(true)
 			fx = append(fx, Effect{Kind: FxForget, Lane: l.lane})
+		case l.phase == Opened && l.raw == "":
+			fx = s.sign(l, fx) // it could not be signed before
 		}
 		fx = s.answer(l, ev, fx)
 	}
