@@ -279,6 +279,22 @@ func (s *Settler) owner(ch address.Address) (way, bool) {
 	return w, ok
 }
 
+// Linked returns the channel that settles the tab with a peer, ours to it (out) or
+// its to us, and the tag that the channel manager knows its owner by.
+func (s *Settler) Linked(p peer.ID, out bool) (ch address.Address, owner string, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.relations[p]
+	switch {
+	case r == nil:
+		return address.Undef, "", false
+	case out:
+		return r.out.channel, tag(p, r.out.number), r.out.state == linkBound
+	default:
+		return r.in.channel, tagIn(p, r.in.channel), r.in.state == linkBound
+	}
+}
+
 func (s *Settler) told() Book {
 	s.mu.Lock()
 	defer s.mu.Unlock()
