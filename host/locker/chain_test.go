@@ -1,0 +1,267 @@
+package locker
+
+import (
+	"context"
+	"testing"
+
+	"github.com/filecoin-project/go-state-types/big"
+
+	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/paych"
+	"github.com/tallystick/tally/paystream/lock"
+)
+
+// Locks go up and down between two that talk, and the channel pays what they came
+// to.
+func TestLocksOfAChannel(t *testing.T) {
+	inRig(t, func(r *rig) {
+		r.payee.decide = func(s *side, l lock.Lock) {
+			if l.ID%3 == 0 {
+				gives(s, l)
+				return
+			}
+			fulfils(s, l)
+		}
+		var sum tally.Amount
+		want := map[uint64]string{}
+		for id := uint64(1); id <= 9; id++ {
+			if err := r.offer(id, 10*tally.Amount(id), r.head()+26); err != nil {
+				t.Fatal(err)
+			}
+			want[id] = "failed"
+			if id%3 != 0 {
+				want[id] = "paid"
+				sum += 10 * tally.Amount(id)
+			}
+		}
+		r.pass(2)
+		r.expect(r.payer, want)
+		r.expect(r.payee, want)
+		if n := len(r.payer.locker.List()) + len(r.payee.locker.List()); n != 0 {
+			t.Errorf("%d locks are not over", n)
+		}
+		if paid := r.finish(r.payee); paid != sum {
+			t.Errorf("the chain paid %d, the locks %d", paid, sum)
+		}
+		if n := len(r.payer.locker.lines) + len(r.payee.locker.lines); n != 0 {
+			t.Errorf("%d channels that are gone are kept", n)
+		}
+	})
+}
+
+// The payer vanishes when it has the preimage: the payee is paid by the chain, by
+// itself.
+func TestPayerVanishes(t *testing.T) {
+	inRig(t, func(r *rig) {
+		r.payee.decide = fulfils
+		before := r.payee.balance()
+		r.onSend = func(from *side, _ int) (bool, bool) { return false, from == r.payer } // the fulfil is lost
+		if err := r.offer(1, 700, r.head()+26); err != nil {
+			t.Fatal(err)
+		}
+		r.pass(1)
+		r.hangUp()
+		r.payer.close() // for good
+		r.pass(40)
+		r.expect(r.payee, map[uint64]string{1: "paid"})
+		if paid := r.finish(r.payee); paid != 700 {
+			t.Errorf("the chain paid %d", paid)
+		}
+		if got := big.Sub(r.payee.balance(), before); !got.Equals(atto(700)) {
+			t.Errorf("the payee got %v", got)
+		}
+	})
+}
+
+// The payee takes its money from the chain and says nothing: the payer learns the
+// preimage there, by itself, also when it was not running.
+func TestPayerLearnsFromTheChain(t *testing.T) {
+	for name, away := range map[string]bool{"running": false, "away": true} {
+		t.Run(name, func(t *testing.T) {
+			inRig(t, func(r *rig) {
+				r.payee.decide = fulfils
+				r.onSend = func(from *side, _ int) (bool, bool) { return false, from == r.payer }
+				if err := r.offer(1, 700, r.head()+26); err != nil {
+					t.Fatal(err)
+				}
+				r.pass(1)
+				r.hangUp()
+				if away {
+					r.payer.close()
+				}
+				r.pass(30)
+				if away {
+					r.payer.open()
+				}
+				r.pass(5)
+				r.expect(r.payer, map[uint64]string{1: "paid"})
+				if n := len(r.payer.locker.List()); n != 0 {
+					t.Errorf("%d locks are not over", n)
+				}
+			})
+		})
+	}
+}
+
+// The payee vanishes with a lock live: it ends without a message to the chain, and
+// the payer has its money again, when the chain is final beyond it and not before.
+func TestPayeeVanishes(t *testing.T) {
+	inRig(t, func(r *rig) {
+		until := r.head() + 26
+		if err := r.offer(1, 700, until); err != nil {
+			t.Fatal(err)
+		}
+		r.pass(1)
+		r.hangUp()
+		r.payee.close()
+		messages := len(r.chain.Published())
+		for r.head() < until+1 {
+			r.pass(1)
+		}
+		r.expect(r.payer, map[uint64]string{1: ""})
+		r.pass(4)
+		r.expect(r.payer, map[uint64]string{1: "failed"})
+		if n := len(r.chain.Published()); n != messages {
+			t.Errorf("%d messages went to the chain", n-messages)
+		}
+		info, err := r.payer.manager.PaychInfo(context.Background(), r.ch)
+		if err != nil || !info.Funds.Free().Equals(atto(deposit)) {
+			t.Errorf("free %v %v", info.Funds.Free(), err)
+		}
+		r.payee.open()
+		r.dial()
+		r.pass(2)
+		r.payee.decide = fulfils
+		if err := r.offer(2, 60, r.head()+26); err != nil {
+			t.Fatal(err)
+		}
+		r.pass(2)
+		r.expect(r.payer, map[uint64]string{2: "paid"})
+	})
+}
+
+// The channel settles under live locks: the payee claims what it has shown, the rest
+// goes back. Either side settles.
+func TestSettleWhileLocked(t *testing.T) {
+	for _, who := range [...]string{"payer", "payee"} {
+		t.Run(who, func(t *testing.T) {
+			inRig(t, func(r *rig) {
+				ctx := context.Background()
+				r.payee.decide = func(s *side, l lock.Lock) {
+					if l.ID == 1 {
+						fulfils(s, l)
+					}
+				}
+				for id := uint64(1); id <= 3; id++ {
+					if err := r.offer(id, 100*tally.Amount(id), r.head()+26); err != nil {
+						t.Fatal(err)
+					}
+				}
+				r.pass(1)
+				s := r.payer
+				if who == "payee" {
+					s = r.payee
+				}
+				if _, err := s.manager.PaychSettle(ctx, r.ch); err != nil {
+					t.Fatal(err)
+				}
+				r.pass(3)
+				if err := r.offer(4, 10, r.head()+20); err == nil {
+					t.Error("a lock on a channel that settles")
+				}
+				// The preimage of 2 comes while it settles, 3 is given up.
+				if err := r.payee.locker.Fulfil(ctx, r.payer.id, 2, pre(2), true, nil); err != nil {
+					t.Fatal(err)
+				}
+				gives(r.payee, lock.Lock{ID: 3})
+				if paid := r.finish(r.payee); paid != 300 {
+					t.Errorf("the chain paid %d, want 100 and 200", paid)
+				}
+				want := map[uint64]string{1: "paid", 2: "paid", 3: "failed"}
+				r.expect(r.payer, want)
+				r.expect(r.payee, want)
+			})
+		})
+	}
+}
+
+// A payee that gave a lock up redeems it all the same: the payer answers by itself
+// with the CANCEL, also after the slot has gone on, and pays for what was agreed.
+func TestStaleRedemption(t *testing.T) {
+	inRig(t, func(r *rig) {
+		ctx := context.Background()
+		if err := r.offer(1, 700, r.head()+26); err != nil {
+			t.Fatal(err)
+		}
+		r.pass(1)
+		stale, err := r.payee.manager.PaychVoucherAt(ctx, r.ch, 1, 1)
+		if err != nil || stale == nil {
+			t.Fatalf("no LOCK to keep: %v %v", stale, err)
+		}
+		gives(r.payee, lock.Lock{ID: 1})
+		r.pass(1)
+		r.expect(r.payer, map[uint64]string{1: "failed"})
+		// The slot goes on.
+		r.payee.decide = fulfils
+		if err := r.offer(2, 50, r.head()+26); err != nil {
+			t.Fatal(err)
+		}
+		r.pass(1)
+		secret := pre(1)
+		if _, err := r.payee.manager.PaychVoucherSubmit(paych.WithTag(ctx, r.payee.tag), r.ch, stale, secret[:], nil); err != nil {
+			t.Fatal(err)
+		}
+		r.pass(1)
+		head, _, err := r.payer.manager.PaychViews(ctx, r.ch)
+		if err != nil || len(head.Lanes) != 1 {
+			t.Fatalf("%+v %v", head, err)
+		}
+		r.pass(8)
+		r.expect(r.payer, map[uint64]string{1: "failed", 2: "paid"})
+		if paid := r.finish(r.payee); paid != 50 {
+			t.Errorf("the chain paid %d, want 50", paid)
+		}
+	})
+}
+
+// A guard keeps the channel open for a lock that ends beyond the settling.
+func TestGuardOnTheChain(t *testing.T) {
+	inRig(t, func(r *rig) {
+		ctx := context.Background()
+		until := r.head() + 60 // a settle delay is 40
+		if err := r.offer(1, 700, until); err != nil {
+			t.Fatal(err)
+		}
+		r.pass(1)
+		if _, err := r.payer.manager.PaychSettle(ctx, r.ch); err != nil {
+			t.Fatal(err)
+		}
+		for r.head() < until-12 {
+			r.pass(1)
+		}
+		if err := r.payee.locker.Fulfil(ctx, r.payer.id, 1, pre(1), true, nil); err != nil {
+			t.Fatal(err)
+		}
+		if paid := r.finish(r.payee); paid != 700 {
+			t.Errorf("the chain paid %d", paid)
+		}
+		r.expect(r.payer, map[uint64]string{1: "paid"})
+	})
+}
+
+// What is locked is beside what cheques have reserved.
+func TestFunds(t *testing.T) {
+	inRig(t, func(r *rig) {
+		ctx := paych.WithTag(context.Background(), r.payer.tag)
+		if _, err := r.payer.manager.PaychReserveFunds(ctx, r.ch, atto(9_000)); err != nil {
+			t.Fatal(err)
+		}
+		err := r.offer(1, 1_001, r.head()+26)
+		if e, ok := err.(*FundsError); !ok || e.Free != 1_000 {
+			t.Errorf("got %v", err)
+		}
+		if err := r.offer(2, 1_000, r.head()+26); err != nil {
+			t.Error(err)
+		}
+	})
+}
