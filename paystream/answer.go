@@ -15,6 +15,9 @@ func (c *Conn) answer(a *Answer) Record {
 		return nil
 	}
 	delete(c.out, a.ID)
+	if o.pair == c.pairs && o.seq != 0 && o.seq == c.tellSeq {
+		c.telling--
+	}
 	p, known := c.readReply(a, &o)
 	if known {
 		c.heardStreams(p, false)
@@ -35,7 +38,7 @@ func (c *Conn) answer(a *Answer) Record {
 		c.drop()
 	}
 	if o.kind == outMoney {
-		return c.record
+		return c.records
 	}
 	return nil
 }
@@ -50,7 +53,7 @@ func (c *Conn) readReply(a *Answer, o *outgoing) (p *Packet, known bool) {
 		want = KindFulfil
 	}
 	p = &c.in
-	op, err := c.sess.Open(c.plain[:0], a.Data, c.e.entropy.id())
+	op, err := c.sess.Open(c.plain[:0], a.Data, SessionID{}) // a reply begins no pair at a server
 	if err != nil {
 		inner, err := c.sess.OpenReopen(c.plain[:0], a.Data)
 		if err != nil || p.Decode(inner) != nil || p.RequestID != o.request {

@@ -43,7 +43,7 @@ func (c *Conn) budgetHold(n tally.Amount) error {
 	}
 	c.e.budgetMu.Lock()
 	defer c.e.budgetMu.Unlock()
-	if b := c.e.budgets[c.ident.token.ID()]; b != nil {
+	if b := c.e.budgets[c.tokenID]; b != nil {
 		return b.Hold(time.Now(), c.ident.id, n)
 	}
 	return ErrSpent
@@ -55,7 +55,7 @@ func (c *Conn) budgetSettle(n tally.Amount, ok bool) {
 	}
 	c.e.budgetMu.Lock()
 	defer c.e.budgetMu.Unlock()
-	if b := c.e.budgets[c.ident.token.ID()]; b != nil {
+	if b := c.e.budgets[c.tokenID]; b != nil {
 		b.Settle(n, ok)
 	}
 }
@@ -66,7 +66,7 @@ func (c *Conn) budgetReceive(n, tolerance tally.Amount) error {
 	}
 	c.e.budgetMu.Lock()
 	defer c.e.budgetMu.Unlock()
-	if b := c.e.budgets[c.ident.token.ID()]; b != nil {
+	if b := c.e.budgets[c.tokenID]; b != nil {
 		return b.Receive(time.Now(), c.ident.id, n, tolerance)
 	}
 	return ErrSpent

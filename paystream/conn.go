@@ -28,6 +28,8 @@ type Conn struct {
 	e     *Endpoint
 	ident identity
 	grant Grant // of a server
+	// tokenID is that of a server's token: whose budget it is.
+	tokenID TokenID
 
 	// mu guards the fields below. It is not held over disk or carrier, and no
 	// other lock is wanted under it but the budgets'.
@@ -71,7 +73,16 @@ type Conn struct {
 	dirty     bool // what is on disk is older
 	written   bool // there is a record on disk
 
-	in, pkt Packet // scratch
+	in, pkt, reply Packet // scratch
+	// records is c.record, bound once; nil where nothing is kept.
+	records Record
+	// telling is how many packets in flight tell the state tellSeq of the pair, the
+	// newest that any of them tells; pairs counts pairs.
+	tellSeq uint64
+	telling int
+	pairs   uint32
+	// armed is when the timer goes off; 0: it does not.
+	armed   time.Duration
 	plain   []byte
 	inner   []byte
 	streams Streams
@@ -93,6 +104,12 @@ func (e *Endpoint) newConn(i identity, s *Socket) (*Conn, error) {
 		proposals: make(map[[16]byte]bool),
 		asked:     make(map[[16]byte]*proposalState), wanted: make(map[[16]byte]*Receipt), usedAt: e.now(),
 		streams: newStreams(i.role, e.memory),
+	}
+	if e.cfg.Store != nil {
+		c.records = c.record
+	}
+	if i.role == RoleServer {
+		c.tokenID = i.token.ID()
 	}
 	return c, nil
 }
@@ -323,7 +340,7 @@ func (c *Conn) gone() bool {
 func (c *Conn) drop() {
 	e := c.e
 	if c.ident.role == RoleServer {
-		e.leave(c.ident.token.ID(), c.ident.id)
+		e.leave(c.tokenID, c.ident.id)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -368,6 +385,9 @@ func (c *Conn) abandon(why error) {
 // kick does what is due: opens, probes, pays, tells.
 func (c *Conn) kick() {
 	c.mu.Lock()
+	if c.armed <= c.e.now() {
+		c.armed = 0
+	}
 	list := c.due(nil)
 	idle := c.arm()
 	c.mu.Unlock()
@@ -497,11 +517,17 @@ func (c *Conn) arm() (idle bool) {
 	if c.sock.Due() > 0 || !c.sock.rate.Known() {
 		sooner(now + time.Second) // the control's clocks: probes, progress
 	}
-	d := max(next-now, time.Millisecond)
+	// A timer that goes off earlier does no harm: it comes here again. Setting one
+	// for each packet would cost more than the packet.
+	if c.armed > now && c.armed <= next {
+		return false
+	}
+	next = max(next, now+time.Millisecond)
+	c.armed = next
 	if c.timer == nil {
-		c.timer = time.AfterFunc(d, c.kick)
+		c.timer = time.AfterFunc(next-now, c.kick)
 	} else {
-		c.timer.Reset(d)
+		c.timer.Reset(next - now)
 	}
 	return false
 }

@@ -160,7 +160,7 @@ func (c *Conn) recordLocked(b *durable.Batch) {
 	}
 	c.decided = c.decided[:0]
 	if c.ident.role == RoleServer {
-		c.e.recordBudget(b, c.ident.token.ID())
+		c.e.recordBudget(b, c.tokenID)
 	}
 }
 
@@ -189,7 +189,7 @@ func (c *Conn) recordHold(b *durable.Batch, id PacketID, h hold) {
 	}
 	held := heldPacket{socket: c.ident.id, amount: h.amount, least: h.least, high: h.high}
 	if c.ident.role == RoleServer {
-		held.token = c.ident.token.ID()
+		held.token = c.tokenID
 	}
 	key := holdKey(id)
 	b.Put(key, durable.Seal(nil, key, holdVersion, appendHold(nil, held)))

@@ -30,7 +30,11 @@ func (c *Conn) packet(in *Incoming) Decision {
 // handle answers a prepare. Called with mu held; the reply is sealed before
 // another packet can change the pair.
 func (c *Conn) handle(in *Incoming) Decision {
-	o, err := c.sess.Open(c.plain[:0], in.Data, c.e.entropy.id())
+	var fresh SessionID // drawn only for a packet that may begin a pair
+	if c.ident.role == RoleServer && unaddressed(in.Data) {
+		fresh = c.e.entropy.id()
+	}
+	o, err := c.sess.Open(c.plain[:0], in.Data, fresh)
 	if err != nil && !errors.Is(err, ErrReopen) {
 		return Decision{}
 	}
@@ -39,7 +43,9 @@ func (c *Conn) handle(in *Incoming) Decision {
 	if bad := p.Decode(o.Inner); bad != nil {
 		return Decision{}
 	}
-	reply := Packet{Kind: KindReject, Code: CodeRead, RequestID: o.Header.Counter, Amount: in.Amount}
+	reply := &c.reply
+	reply.Reset()
+	reply.Kind, reply.Code, reply.RequestID, reply.Amount = KindReject, CodeRead, o.Header.Counter, in.Amount
 	if err != nil {
 		c.suspect()
 		reply.Code = CodeReopen
@@ -69,9 +75,9 @@ func (c *Conn) handle(in *Incoming) Decision {
 	if o.Fresh && !o.Seen && c.closed == nil {
 		c.meetPeer(p, o.Header.Counter)
 		reply.Again = c.heardStreams(p, true)
-		c.streams.Answer(&reply, p)
+		c.streams.Answer(reply, p)
 		if p.Has&HasAssetDetails != 0 && c.e.cfg.Asset.Code != "" {
-			c.asset(&reply)
+			c.asset(reply)
 		}
 	}
 	d := Decision{}
@@ -84,15 +90,22 @@ func (c *Conn) handle(in *Incoming) Decision {
 		}
 	}
 	if o.Fresh {
-		c.state(&reply)
+		c.state(reply)
 		reply.Replies = append(reply.Replies, c.answers...)
 		c.answers = c.answers[:0]
-		c.sign(&reply)
+		c.sign(reply)
 	}
-	if d.Data, err = c.sess.SealReply(nil, &o, reply.Kind, reply.Append(nil)); err != nil && !d.Fulfil {
+	c.inner = reply.Append(c.inner[:0])
+	if d.Data, err = c.sess.SealReply(nil, &o, reply.Kind, c.inner); err != nil && !d.Fulfil {
 		return Decision{}
 	}
 	return d
+}
+
+// unaddressed reports whether an envelope names no session of its receiver.
+func unaddressed(env []byte) bool {
+	h, err := ParseHeader(env)
+	return err == nil && h.Receiver == SessionID{}
 }
 
 func lastOf(v *ViaFrame) (to peer.ID, via []peer.ID) {
@@ -112,6 +125,8 @@ func (c *Conn) began() {
 	}
 	c.told, c.tellAt, c.tellTries = 0, 0, 0
 	c.assetTold, c.wayAt = false, 0
+	c.pairs++
+	c.tellSeq, c.telling = 0, 0
 	c.doubt, c.calls, c.again, c.openTries = false, false, false, 0
 	c.resume()
 	c.resetStreams()
@@ -151,7 +166,7 @@ func (c *Conn) receive(in *Incoming, p *Packet, o *Opened, d *Decision) Code {
 	c.tellAt, c.dirty = max(c.tellAt, c.e.now()+newsDelay), true
 	c.streams.Share(p.Money, in.Amount, true)
 	c.streamNews()
-	d.Fulfil, d.Preimage, d.Record = true, o.Preimage, c.record
+	d.Fulfil, d.Preimage, d.Record = true, o.Preimage, c.records
 	c.notify()
 	return CodeUnset
 }

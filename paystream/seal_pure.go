@@ -10,6 +10,7 @@ import (
 	"errors"
 	"hash"
 	"log/slog"
+	"slices"
 
 	"golang.org/x/crypto/blake2b"
 
@@ -263,7 +264,7 @@ func (s *Session) seal(p *pair, dst []byte, kind Kind, inner []byte) ([]byte, er
 	h := Header{Kind: kind, KDF: s.kdf, Socket: s.socket, Sender: p.own, Receiver: p.peer, Counter: p.count}
 	p.count++
 	at := len(dst)
-	dst = h.append(dst)
+	dst = h.append(slices.Grow(dst, Overhead+len(inner)))
 	return p.ownKeys.aead.Seal(dst, p.ownKeys.counter(h.Counter), inner, dst[at:at+headerSize]), nil
 }
 

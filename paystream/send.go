@@ -23,7 +23,8 @@ type outgoing struct {
 	kind    outKind
 	old     bool // from before a restart: its reply cannot be read
 	request uint64
-	seq     uint64 // the state that it told
+	seq     uint64 // the state that it told, of the pair
+	pair    uint32
 	amount  tally.Amount
 	arrived tally.Amount // what we had counted as arrived when it left
 	sure    tally.Amount // and what of that the peer had told
@@ -100,8 +101,11 @@ func (c *Conn) mustTell(now time.Duration) bool {
 		return false
 	}
 	seq, _, _ := c.sock.State()
-	for _, o := range c.out {
-		if !o.old && o.seq == seq && (!unsure || o.arrived == c.sock.arrived) {
+	if !unsure {
+		return c.tellSeq != seq || c.telling == 0
+	}
+	for _, o := range c.out { // nothing with money is among them
+		if o.pair == c.pairs && o.seq == seq && o.arrived == c.sock.arrived {
 			return false
 		}
 	}
@@ -153,7 +157,7 @@ func (c *Conn) seal(list []*Outgoing, kind outKind, n tally.Amount, id PacketID)
 	}
 	p.Replies = append(p.Replies, c.answers...)
 	c.answers = c.answers[:0]
-	out := outgoing{kind: kind, request: p.RequestID, seq: seq, amount: n, arrived: c.sock.arrived, sure: c.sock.sure}
+	out := outgoing{kind: kind, request: p.RequestID, seq: seq, pair: c.pairs, amount: n, arrived: c.sock.arrived, sure: c.sock.sure}
 	if seq != 0 {
 		c.introduce(p, &out)
 	}
@@ -178,12 +182,20 @@ func (c *Conn) seal(list []*Outgoing, kind outKind, n tally.Amount, id PacketID)
 	}
 	if kind == outMoney {
 		o.Condition = c.sess.Condition(env)
-		h := c.sock.holds[id]
-		o.Record = func(b *durable.Batch) { c.recordHold(b, id, h) }
+		if c.records != nil {
+			h := c.sock.holds[id]
+			o.Record = func(b *durable.Batch) { c.recordHold(b, id, h) }
+		}
 	} else {
 		a, b := c.e.entropy.id(), c.e.entropy.id()
 		copy(o.Condition[:16], a[:])
 		copy(o.Condition[16:], b[:])
+	}
+	if seq != 0 {
+		if c.tellSeq != seq {
+			c.tellSeq, c.telling = seq, 0
+		}
+		c.telling++
 	}
 	c.out[id] = out
 	c.e.packetMu.Lock()
