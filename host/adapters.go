@@ -62,7 +62,10 @@ type packetTabs struct {
 	batch *swap.PacketBatch
 }
 
-var _ forward.Tabs = (*packetTabs)(nil)
+var (
+	_ forward.Tabs    = (*packetTabs)(nil)
+	_ forward.Refuser = (*packetTabs)(nil)
+)
 
 // PacketTabs returns the tabs of book as the hop engine needs them. journal says
 // that the engine keeps one, in the store of the book: then both reach the disk
@@ -114,6 +117,9 @@ func (t *packetTabs) Commit(p peer.ID, id uint64, dir forward.Dir) error {
 func (t *packetTabs) Release(p peer.ID, id uint64, dir forward.Dir) error {
 	return t.book.ReleasePacket(p, id, swapDir(dir))
 }
+
+// Refused implements forward.Refuser.
+func (t *packetTabs) Refused(p peer.ID) { t.book.PacketRefused(p) }
 
 func (t *packetTabs) Restore(held []forward.Held) error {
 	list := make([]swap.PacketHold, len(held))

@@ -93,6 +93,9 @@ const (
 	EvPacketCommit
 	// EvPacketRelease: the packet of Units was rejected.
 	EvPacketRelease
+	// EvPacketRefused: the peer, or a node beyond it, had no room for a packet of
+	// ours that we had room for.
+	EvPacketRefused
 	// EvCover: the chain would pay what we credited up to Covered now.
 	EvCover
 	// EvFinal: the channel behind the cheques of one direction is gone for good,

@@ -250,6 +250,9 @@ func (l *Ledger) Step(now Instant, ev *Event) ([]Effect, error) {
 		return l.commitPacket(now, ev.Dir, ev.Units)
 	case EvPacketRelease:
 		return nil, l.releasePacket(ev.Dir, ev.Units)
+	case EvPacketRefused:
+		l.packetRefused()
+		return nil, nil
 	case EvCover:
 		return l.cover(ev.Covered), nil
 	case EvFinal:

@@ -223,6 +223,7 @@ var eventNames = map[EventKind]string{
 	EvCheque: "cheque", EvKarma: "karma", EvStatement: "statement", EvAdoptSent: "adopt-sent", EvAdoptReceived: "adopt-received",
 	EvResolve: "resolve", EvDenied: "denied", EvTold: "told", EvCover: "cover", EvFinal: "final", EvRetry: "retry",
 	EvPacketHold: "packet-hold", EvPacketKeep: "packet-keep", EvPacketCommit: "packet-commit", EvPacketRelease: "packet-release",
+	EvPacketRefused: "packet-refused",
 }
 
 func eventName(k EventKind) string {

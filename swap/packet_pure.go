@@ -74,6 +74,23 @@ func (l *Ledger) HeadroomPacket(now Instant, dir Direction) tally.Amount {
 	return min(room, maxPacketUnits)
 }
 
+// packetRefused takes what the peer paid ahead for a debt, so that it is settled.
+//
+// A cheque that crosses service on the wire is booked after it on one side and
+// before it on the other. Both balances are the same at rest, but one side may have
+// money that was paid ahead, which nobody settles, where the other has a debt that
+// it waits for; and refuses packets until then, for ever. Money that comes of such a
+// crossing is no more than a cheque at the threshold. More than that was meant to be
+// ahead, and stays.
+func (l *Ledger) packetRefused() {
+	if l.settle != settleIdle || l.prepaidByPeer > l.policy.DisconnectThreshold {
+		return
+	}
+	ahead := l.prepaidByPeer
+	l.prepaidByPeer = 0
+	l.unbookToPeer(ahead) // what we paid ahead goes first, the rest is a debt
+}
+
 // keepPacket counts a packet as in flight, whatever the limits are.
 func (l *Ledger) keepPacket(dir Direction, n tally.Amount) error {
 	held := l.packetHeld(dir)

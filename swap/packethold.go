@@ -225,6 +225,25 @@ func (b *Book) ReleasePacket(p peer.ID, id uint64, dir Direction) error {
 	return nil
 }
 
+// PacketRefused tells that the peer refused a packet for which HoldPacket had found
+// room. Where the peer sees a debt that we do not see, it is settled.
+func (b *Book) PacketRefused(p peer.ID) {
+	s, a, err := b.lock(p)
+	if err != nil {
+		return
+	}
+	settle := a.ledger.prepaidByPeer > 0
+	if settle {
+		ev := Event{Kind: EvPacketRefused}
+		_, err = b.apply(s, a, b.now(), &ev)
+		settle = err == nil && a.ledger.settle == settleIdle && a.ledger.owed < 0
+	}
+	s.mu.Unlock()
+	if settle {
+		b.settleSoon(p)
+	}
+}
+
 // RestorePackets brings back what was in flight before a restart, before the
 // first session begins. These holds count whatever the limits are now: the
 // packets have left.

@@ -56,6 +56,13 @@ type Account interface {
 	Release(p peer.ID, id uint64, dir Dir) error
 }
 
+// Refuser is an Account that can do something about a neighbour which has, or
+// knows of, no room where there is some here: the two books of a tab may differ in
+// what has to be paid.
+type Refuser interface {
+	Refused(p peer.ID)
+}
+
 // HeadroomError is a refusal of Account.Hold with its figure.
 type HeadroomError struct {
 	Headroom tally.Amount
@@ -448,6 +455,9 @@ func (h *Hop) receive(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 		return h.acked(l, m.ID, fx), nil
 	case MsgReject:
 		if c := l.out[m.ID]; c != nil {
+			if r, ok := h.account.(Refuser); ok && m.Code == CodeHeadroom {
+				r.Refused(l.peer)
+			}
 			return h.undo(c, m, fx), nil
 		}
 		return fx, nil
