@@ -67,7 +67,7 @@ type Control struct {
 	refine   tally.Amount
 	refining bool
 	probedAt time.Duration // 0: not begun
-	samples  [len(probes) + 1]sample
+	samples  [len(probes) + 2]sample
 	sampled  int
 	attempts int
 
@@ -128,7 +128,8 @@ func (c *Control) Probe(now time.Duration) (n tally.Amount, ok bool) {
 // was too large for a hop, most: what the hop said it carries. That figure comes
 // from anybody on the way, so it only ever lowers.
 func (c *Control) Probed(sent, arrived tally.Amount, known bool, most tally.Amount) {
-	if c.refining && sent == c.refine {
+	refined := c.refining && sent == c.refine
+	if refined {
 		c.refine, c.refining = 0, false
 	}
 	for i, p := range probes {
@@ -149,6 +150,21 @@ func (c *Control) Probed(sent, arrived tally.Amount, known bool, most tally.Amou
 		c.samples[c.sampled] = sample{sent, arrived}
 		c.sampled++
 	}
+	// One amount that got through does not tell a fixed fee from one that grows:
+	// half of it does. Else a last small packet would seem to lose too much.
+	if half := sent / 2; refined && half > sent-arrived && arrived < sent && c.through() == 1 {
+		c.refine = half
+	}
+}
+
+// through counts the probes that brought anything.
+func (c *Control) through() (n int) {
+	for _, s := range c.samples[:c.sampled] {
+		if s.arrived > 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // largest returns the largest amount that a probe brought through.
