@@ -19,6 +19,8 @@ import (
 const (
 	// redeemWithin bounds how long a redeemed URI is waited for.
 	redeemWithin = 20 * time.Second
+	// giftQuiet is how long a gift of which something has come is waited for.
+	giftQuiet = 2 * time.Second
 	// openSocketWithin bounds the finding of rate and limits.
 	openSocketWithin = 20 * time.Second
 	// maxSocketWatches bounds the sockets whose settling is waited for to be told
@@ -103,12 +105,35 @@ func (s socketAPI) Redeem(ctx context.Context, u paystream.URI, via []peer.ID, l
 	// is to get something waits for it.
 	err = c.WaitSettled(ctx)
 	if err == nil && u.Use == paystream.UseGift {
-		err = c.WaitBalance(ctx, tally.Balance(u.Amount))
+		err = waitGift(ctx, c)
 	}
 	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return rpc.SocketRow{}, socketError(err)
 	}
 	return socketRow(c), nil
+}
+
+// waitGift returns once a gift has come: its giver has nothing more to give, or,
+// where hops would keep all of a rest, nothing has come for a while.
+func waitGift(ctx context.Context, c *paystream.Conn) error {
+	for {
+		before := c.Report().Balance
+		quiet, cancel := context.WithTimeout(ctx, giftQuiet)
+		err := c.WaitUntil(quiet, func(r *paystream.Report) bool {
+			return r.Balance > 0 && !r.PeerOffer.Open && r.PeerOffer.N == 0
+		})
+		cancel()
+		if now := c.Report().Balance; ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) || now > 0 && now == before {
+			return errors.Join(ctx.Err(), notDeadline(err))
+		}
+	}
+}
+
+func notDeadline(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil
+	}
+	return err
 }
 
 // List implements rpc.Sockets.

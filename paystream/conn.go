@@ -234,6 +234,15 @@ func (c *Conn) WaitBalance(ctx context.Context, b tally.Balance) error {
 	return c.wait(ctx, func() bool { return c.sock.Balance() == b })
 }
 
+// WaitUntil returns nil once the socket's figures are as cond wants them. It is
+// called again and again, and must not call the socket.
+func (c *Conn) WaitUntil(ctx context.Context, cond func(*Report) bool) error {
+	return c.wait(ctx, func() bool {
+		r := c.sock.Report()
+		return cond(&r)
+	})
+}
+
 // wait returns nil once cond, which is called with mu held, is true.
 func (c *Conn) wait(ctx context.Context, cond func() bool) error {
 	for {

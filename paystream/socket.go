@@ -132,6 +132,9 @@ type Socket struct {
 	// back is what refunds brought, backSent what the peer gave for them.
 	back, backSent tally.Amount
 	thin           tally.Amount // what was rejected as too thin, in all
+	// gave is what the peer gave for all that was taken since we started, in its
+	// units.
+	gave tally.Amount
 
 	// told is what we last numbered as our state, seq its number, acked the
 	// highest number that the peer has seen. Invariant: acked <= seq.
@@ -513,6 +516,7 @@ func (s *Socket) take(id PacketID) ([]Effect, error) {
 	s.holdIn -= t.amount
 	s.received += t.amount
 	s.peak = max(s.peak, t.amount)
+	s.gave = s.gave.SaturatingAdd(t.sent)
 	if t.refund {
 		s.back = s.back.SaturatingAdd(t.amount)
 		s.backSent = s.backSent.SaturatingAdd(t.sent)

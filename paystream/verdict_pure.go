@@ -10,7 +10,8 @@ const (
 	Unknown VerdictKind = iota
 	// Compatible: what each side has to send, the other wants.
 	Compatible
-	// PayerShort: the side that is asked does not go far enough.
+	// PayerShort: the side that is asked does not go far enough; of an asker, that
+	// the other one gives nothing more.
 	PayerShort
 	// PayeeFull: what one side has to get rid of, the other does not want.
 	PayeeFull
@@ -51,6 +52,9 @@ func (s *Socket) Verdict() Verdict {
 			}
 		}
 	}
+	if ask := s.min.over(s.Balance()).N; ask > 0 && s.peer.Offer.Sub(s.gave) == 0 {
+		return Verdict{Kind: PayerShort, Short: ask}
+	}
 	return Verdict{Kind: Compatible}
 }
 
@@ -63,6 +67,7 @@ type Report struct {
 	Arrived         tally.Amount // of Sent, in the peer's units
 	PeerExpected    tally.Amount // what the peer still asks for, in its units
 	PeerWanted      Total        // what it still takes, in its units
+	PeerOffer       Total        // what it still gives when asked, in its units
 	InFlight        int
 	Rate            Rate
 	Floor           Ratio
@@ -82,10 +87,14 @@ func (s *Socket) Report() Report {
 	if !wanted.Open {
 		wanted.N = wanted.Sub(coming)
 	}
+	offer := s.peer.Offer
+	if !offer.Open {
+		offer.N = offer.Sub(s.gave)
+	}
 	return Report{
 		Min: s.min, Max: s.max, Balance: s.Balance(), Sent: s.sent, Received: s.received,
 		HoldOut: s.holdOut, HoldIn: s.holdIn, Arrived: s.arrived,
-		PeerExpected: s.peer.Expected.SaturatingSub(coming), PeerWanted: wanted,
+		PeerExpected: s.peer.Expected.SaturatingSub(coming), PeerWanted: wanted, PeerOffer: offer,
 		InFlight: len(s.holds), Rate: s.rate, Floor: s.floor, Verdict: s.Verdict(), Settled: s.Settled(),
 		Back: s.back, BackSent: s.backSent, Thin: s.thin,
 		SettledShort: s.thin > 0 && s.min.over(s.Balance()).N > 0,
