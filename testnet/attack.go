@@ -228,8 +228,11 @@ func nativeHandshake(threshold []byte, in swap.Realm) []byte {
 // target should see to: an error says only that none could be made.
 func (a *attackers) flood(ctx context.Context, target, kind string, count int) error {
 	count = max(1, count/a.gentle)
-	if kind == "identities" {
+	switch kind {
+	case "identities":
 		return a.floodIdentities(ctx, target, count)
+	case "sockets":
+		return a.floodSockets(ctx, target, count)
 	}
 	h, err := a.newHost()
 	if err != nil {

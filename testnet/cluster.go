@@ -42,18 +42,20 @@ type ClusterConfig struct {
 	// Dir holds a repo for each peer and the chain's in "net"; it is the caller's
 	// to remove. Default: a temporary folder that Close removes.
 	Dir string
+	// NoChain leaves the chain away: the peers settle in mode mock.
+	NoChain bool
 	// BlockTime, SettleDelay and Finality of the chain. Defaults 200 ms, 400 and 5.
 	BlockTime             time.Duration
 	SettleDelay, Finality int64
 }
 
-// Cluster is a devnet and a number of peers in mode hard, each a process of its
-// own with a repo of its own, all on 127.0.0.1. Methods may be called at the same
+// Cluster is a number of peers, each a process of its own with a repo of its own, all
+// on 127.0.0.1, and a devnet on which they settle in mode hard. Methods may be called at the same
 // time.
 type Cluster struct {
 	cfg     ClusterConfig
 	ownsDir bool
-	Devnet  *Process
+	Devnet  *Process // nil with NoChain
 	chain   host.DevnetInfo
 
 	// mu guards the fields below.
@@ -74,7 +76,7 @@ type Member struct {
 	end    func()
 }
 
-// StartCluster starts the chain and returns when it answers.
+// StartCluster starts the chain, if there is to be one, and returns when it answers.
 func StartCluster(ctx context.Context, cfg ClusterConfig) (_ *Cluster, err error) {
 	if cfg.Binary == "" {
 		if cfg.Binary, err = os.Executable(); err != nil {
@@ -105,6 +107,9 @@ func StartCluster(ctx context.Context, cfg ClusterConfig) (_ *Cluster, err error
 			err = errors.Join(err, c.Close())
 		}
 	}()
+	if cfg.NoChain {
+		return c, nil
+	}
 	port, err := freePort()
 	if err != nil {
 		return nil, err
@@ -172,6 +177,9 @@ func (c *Cluster) Add(ctx context.Context, name string, settings ...string) (*Me
 	c.mu.Lock()
 	c.members = append(c.members, m)
 	c.mu.Unlock()
+	if c.Devnet == nil {
+		return m, nil
+	}
 	if m.Payout, err = m.payout(ctx); err != nil {
 		return nil, err
 	}
@@ -187,13 +195,11 @@ func (c *Cluster) launch(ctx context.Context, name string, settings []string) (*
 	if err != nil {
 		return nil, err
 	}
-	p, err := StartProcess(ctx, ProcessConfig{
-		Binary: c.cfg.Binary, Env: c.cfg.Env, Repo: dir,
-		Args: []string{
-			"--repo", dir, "-o", "json", "start", "--rpc", "127.0.0.1:0", "--listen", "/ip4/127.0.0.1/tcp/" + port,
-			"--chain", c.chain.RPC, "--chain-token-file", c.chain.TokenFile,
-		},
-	})
+	args := []string{"--repo", dir, "-o", "json", "start", "--rpc", "127.0.0.1:0", "--listen", "/ip4/127.0.0.1/tcp/" + port}
+	if c.Devnet != nil {
+		args = append(args, "--chain", c.chain.RPC, "--chain-token-file", c.chain.TokenFile)
+	}
+	p, err := StartProcess(ctx, ProcessConfig{Binary: c.cfg.Binary, Env: c.cfg.Env, Repo: dir, Args: args})
 	if err != nil {
 		return nil, err
 	}

@@ -7,7 +7,7 @@
 //	     │
 //	     ├────────▶ live peers, over their RPC
 //	     ▼
-//	Cluster ──▶ processes: a devnet, and one for each peer, in mode hard
+//	Cluster ──▶ processes: one for each peer, and a devnet
 //	     ▲
 //	   Chaos
 //

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/host/rpc"
 )
 
 // Tab is one side of a tab, as far as in-process peers and live ones both tell.
@@ -48,14 +49,22 @@ type Stats struct {
 	Why                       string
 	Open, Settling, Collected int
 	Earned                    int64
+	// Of a process: its sockets in memory, what it has on all tabs (served less
+	// consumed, which no settlement moves), and the MiB of memory that it has
+	// taken since it started.
+	Sockets int
+	Net     int64
+	Growth  int64
 }
 
 // figure is a number that a check can compare: of a tab, or of a peer.
 type figure struct {
-	tab   func(*Tab) int64
-	peer  func(*Stats) int64
-	local bool // cannot be read over RPC
-	chain bool // there is none without a chain
+	tab    func(*Tab) int64
+	peer   func(*Stats) int64
+	socket func(*rpc.SocketRow) int64
+	local  bool // cannot be read over RPC
+	procs  bool // only of processes
+	chain  bool // there is none without a chain
 }
 
 var figures = map[string]figure{
@@ -88,6 +97,17 @@ var figures = map[string]figure{
 	"settling":         {peer: func(s *Stats) int64 { return int64(s.Settling) }, chain: true},
 	"collected":        {peer: func(s *Stats) int64 { return int64(s.Collected) }, chain: true},
 	"earned":           {peer: func(s *Stats) int64 { return s.Earned }, chain: true},
+
+	"socket-balance":   {socket: func(s *rpc.SocketRow) int64 { return s.Balance }},
+	"socket-sent":      {socket: func(s *rpc.SocketRow) int64 { return int64(s.Sent) }},
+	"socket-received":  {socket: func(s *rpc.SocketRow) int64 { return int64(s.Received) }},
+	"socket-in-flight": {socket: func(s *rpc.SocketRow) int64 { return int64(s.InFlight) }},
+	"socket-loss":      {socket: func(s *rpc.SocketRow) int64 { return int64(s.Loss) }},
+	"socket-settled":   {socket: func(s *rpc.SocketRow) int64 { return bit(s.Settled) }},
+	"socket-noted":     {socket: func(s *rpc.SocketRow) int64 { return bit(s.Note != "") }},
+	"sockets":          {peer: func(s *Stats) int64 { return int64(s.Sockets) }, procs: true},
+	"net":              {peer: func(s *Stats) int64 { return s.Net }, procs: true},
+	"memory-growth":    {peer: func(s *Stats) int64 { return s.Growth }, procs: true},
 
 	"got":              {peer: func(s *Stats) int64 { return int64(s.Got) }},
 	"accounts":         {peer: func(s *Stats) int64 { return int64(s.Accounts) }},
@@ -130,6 +150,8 @@ type driver interface {
 	// tab and stats read figures.
 	tab(ctx context.Context, at, with string) (Tab, error)
 	stats(ctx context.Context, at string) (Stats, error)
+	// socket reads one end of a socket: its client's or its server's.
+	socket(ctx context.Context, name, end string) (rpc.SocketRow, error)
 	// changed returns a channel that is closed when figures may have changed;
 	// nil where nobody tells.
 	changed() <-chan struct{}

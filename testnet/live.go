@@ -228,6 +228,10 @@ func (l *live) stats(ctx context.Context, at string) (Stats, error) {
 	return Stats{Accounts: s.Accounts, Exposure: tally.Amount(s.Exposure), Got: p.got}, nil
 }
 
+func (l *live) socket(context.Context, string, string) (rpc.SocketRow, error) {
+	return rpc.SocketRow{}, errNoSockets
+}
+
 func (l *live) arm(context.Context, string, crashPoint) error {
 	return errors.New("testnet: a live peer cannot be crashed")
 }

@@ -58,6 +58,10 @@ func newLocal(cfg NetworkConfig) (*local, error) {
 
 func (l *local) close() error { return errors.Join(l.attacker.close(), l.net.Close()) }
 
+func (l *local) socket(context.Context, string, string) (rpc.SocketRow, error) {
+	return rpc.SocketRow{}, errNoSockets
+}
+
 func (l *local) changed() <-chan struct{} { return l.net.Changed() }
 
 func (l *local) do(ctx context.Context, st *statement) error {

@@ -28,22 +28,26 @@ var fileKeys = map[string]string{
 	"payment": "payment_threshold", "disconnect": "disconnect_threshold", "early": "early_payment_percent",
 	"min-peer": "min_peer_threshold", "max-peer": "max_peer_threshold", "max-debt": "max_debt", "max-exposure": "max_exposure",
 	"max-exposure-total": "max_exposure_total", "strangers": "strangers_exposure", "mode": "mode",
-	"deposit": "initial_deposit", "top-up": "top_up", "cashout": "cashout_amount",
+	"fee-base": "fee_base", "fee-ppm": "fee_ppm", "deposit": "initial_deposit", "top-up": "top_up", "cashout": "cashout_amount",
 }
 
 // processVerbs are the statements for peers in processes of their own.
 var processVerbs = map[string]bool{
 	"peers": true, "import": true, "connect": true, "disconnect": true, "query": true, "settle": true, "stop": true, "start": true,
 	"kill": true, "erase": true, "policy": true, "clock": true, "wait": true, "hostile": true, "flood": true, "repeat": true,
+	"uri": true, "open": true, "limits": true, "shut": true,
 	"partition": true, "heal": true, "cashout": true, "close": true, "chain": true, "mine": true, "reorg": true,
 }
 
-// procs drives peers that are processes of their own, in mode hard, on one devnet.
+// procs drives peers that are processes of their own, where there is a devnet in mode
+// hard.
 type procs struct {
 	cluster  *Cluster
 	attacker *attackers
 	peers    map[string]*proc
 	wires    map[way2]*lossy
+	uris     map[string]madeURI
+	sockets  map[string]openSocket
 }
 
 // way2 is a wire, by who dials and who is dialled.
@@ -53,7 +57,8 @@ type proc struct {
 	*Member
 	keys map[string]string // its settings
 	view livePeer
-	had  *big.Int
+	had  *big.Int // nil without a chain
+	rss  int64    // when it started
 }
 
 func newProcs(ctx context.Context, cfg ClusterConfig) (*procs, error) {
@@ -61,10 +66,16 @@ func newProcs(ctx context.Context, cfg ClusterConfig) (*procs, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &procs{cluster: c, peers: make(map[string]*proc), wires: make(map[way2]*lossy)}
+	d := &procs{
+		cluster: c, peers: make(map[string]*proc), wires: make(map[way2]*lossy),
+		uris: make(map[string]madeURI), sockets: make(map[string]openSocket),
+	}
 	chain := c.Chain()
-	d.attacker = newAttackers(d.find, func(key crypto.PrivKey) (libp2phost.Host, error) { return loopbackHost(key) },
-		swap.Realm{Network: chain.Network, Genesis: chain.Genesis, Asset: "FIL"})
+	realm := swap.Realm{Network: chain.Network, Genesis: chain.Genesis, Asset: "FIL"}
+	if cfg.NoChain {
+		realm = swap.Realm{}
+	}
+	d.attacker = newAttackers(d.find, func(key crypto.PrivKey) (libp2phost.Host, error) { return loopbackHost(key) }, realm)
 	return d, nil
 }
 
@@ -138,6 +149,8 @@ func (d *procs) do(ctx context.Context, st *statement) error {
 		})
 	case "connect", "disconnect", "partition", "heal":
 		return d.wire(ctx, st)
+	case "uri", "open", "limits", "shut":
+		return d.onSocket(ctx, st)
 	}
 	p, err := d.peer(st.args[0])
 	if err != nil {
@@ -156,7 +169,7 @@ func (d *procs) do(ctx context.Context, st *statement) error {
 		for key, value := range st.keys {
 			p.keys[key] = value
 		}
-		return configure(p.Repo(), settingsOf(p.keys))
+		return configure(p.Repo(), d.settingsOf(p.keys))
 	case "clock":
 		by, _ := time.ParseDuration(st.args[2]) // checked by the parser
 		if st.args[1] == "back" {
@@ -215,12 +228,12 @@ func (d *procs) closeChannel(ctx context.Context, p, to *proc) error {
 	return fmt.Errorf("testnet: %s has no channel to %s", p.Name, to.Name)
 }
 
-func settingsOf(keys map[string]string) []string {
+func (d *procs) settingsOf(keys map[string]string) []string {
 	var lines []string
 	for key, value := range keys {
 		name := fileKeys[key]
 		if key == "mode" {
-			if value == "mock" {
+			if value == "mock" && d.cluster.Devnet != nil {
 				value = "hard" // who settles, settles for money here
 			}
 			value = strconv.Quote(value)
@@ -234,7 +247,7 @@ func settingsOf(keys map[string]string) []string {
 }
 
 func (d *procs) start(ctx context.Context, st *statement) error {
-	if err := d.cluster.AddMany(ctx, st.args, settingsOf(st.keys)...); err != nil {
+	if err := d.cluster.AddMany(ctx, st.args, d.settingsOf(st.keys)...); err != nil {
 		return err
 	}
 	for _, name := range st.args {
@@ -242,15 +255,17 @@ func (d *procs) start(ctx context.Context, st *statement) error {
 		if err != nil {
 			return err
 		}
-		had, err := m.Wallet(ctx)
-		if err != nil {
-			return err
+		var had *big.Int
+		if d.cluster.Devnet != nil {
+			if had, err = m.Wallet(ctx); err != nil {
+				return err
+			}
 		}
 		keys := make(map[string]string)
 		for k, v := range st.keys {
 			keys[k] = v
 		}
-		d.peers[name] = &proc{Member: m, keys: keys, had: had}
+		d.peers[name] = &proc{Member: m, keys: keys, had: had, rss: residentOf(m.PID())}
 	}
 	return nil
 }
@@ -397,6 +412,12 @@ func (d *procs) stats(ctx context.Context, at string) (Stats, error) {
 		return Stats{}, err
 	}
 	s := Stats{Accounts: st.Accounts, Exposure: tally.Amount(st.Exposure), Got: p.view.got, Unhealthy: !st.Healthy, Why: whyUnhealthy(&st)}
+	if err := p.socketStats(ctx, &s); err != nil {
+		return s, err
+	}
+	if d.cluster.Devnet == nil {
+		return s, nil
+	}
 	channels, err := callOf(p.Member, func(c *rpc.Client) ([]rpc.ChannelRow, error) { return c.PaychInfo(ctx) })
 	if err != nil {
 		return s, nil //nolint:nilerr // the chain is away: what needs none is told

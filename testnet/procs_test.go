@@ -2,11 +2,13 @@ package testnet
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"testing"
 )
 
-func isHard(t *testing.T, name string) bool {
+// needsProcesses reports whether a scenario that ships does not run in this process.
+func needsProcesses(t *testing.T, name string) bool {
 	t.Helper()
 	file, text, err := ScenarioText(name)
 	if err != nil {
@@ -16,7 +18,7 @@ func isHard(t *testing.T, name string) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s.hard
+	return s.place(false) != inside
 }
 
 // One scenario that needs a chain, and one that runs on it unchanged. The rest of
@@ -38,17 +40,20 @@ func TestScenariosThatDoNotFit(t *testing.T) {
 		hard       bool
 		text, want string
 	}{
-		"chain in one process":  {false, "title T\npeers a b\nmine 3\ncheck \"c\" balance a b == 0", "needs processes"},
-		"figure without chain":  {false, "title T\npeers a b\ncheck \"c\" earned a == 0", "needs a chain"},
-		"points of a process":   {true, "title T\ncrash a saves\n  peers a b\n  arm a\nend\ncheck \"c\" fails chain stop", "cannot be done to processes"},
-		"figure of a process":   {true, "title T\npeers a\ncheck \"c\" sessions a == 0", "cannot be read"},
-		"another asset":         {true, "title T\npeers a mode=soft\ncheck \"c\" accounts a == 0", "another asset"},
-		"mode after statements": {true, "title T\npeers a\nmode hard\ncheck \"c\" accounts a == 0", "before all statements"},
+		"chain in one process":   {false, "title T\npeers a b\nmine 3\ncheck \"c\" balance a b == 0", "needs processes"},
+		"figure without chain":   {false, "title T\npeers a b\ncheck \"c\" earned a == 0", "needs a chain"},
+		"points of a process":    {true, "title T\ncrash a saves\n  peers a b\n  arm a\nend\ncheck \"c\" fails chain stop", "cannot be done to processes"},
+		"figure of a process":    {true, "title T\npeers a\ncheck \"c\" sessions a == 0", "cannot be read"},
+		"another asset":          {true, "title T\npeers a mode=soft\ncheck \"c\" accounts a == 0", "another asset"},
+		"sockets in one process": {false, "title T\npeers a b\nuri u a gift 10\ncheck \"c\" balance a b == 0", "needs processes"},
+		"figure of a socket":     {false, "title T\npeers a b\ncheck \"c\" socket-balance s client == 0", "needs processes"},
+		"fees in one process":    {false, "title T\npeers a fee-base=1\ncheck \"c\" accounts a == 0", "no packets"},
+		"mode after statements":  {true, "title T\npeers a\nmode hard\ncheck \"c\" accounts a == 0", "before all statements"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := parseScript("f", tt.text)
 			if err == nil {
-				err = s.fits(tt.hard)
+				err = s.fits(s.place(tt.hard))
 			}
 			var bad *ScriptError
 			if !errors.As(err, &bad) || !strings.Contains(bad.Cause+bad.Remedy, tt.want) || bad.Line == 0 {
@@ -65,8 +70,26 @@ func TestScenariosThatDoNotFit(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := s.fits(s.hard); err != nil {
+		if err := s.fits(s.place(false)); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// Each row of the table of use cases ends in its balances between two processes,
+// over none, one and three others. The other scenarios of sockets wait for kills,
+// stalls and floods: they run with TALLY_LONG=1.
+func TestScenariosOfSockets(t *testing.T) {
+	names := []string{"usecases"}
+	if os.Getenv("TALLY_LONG") != "" {
+		names = append(names, "gift", "refund", "pull", "cog", "drain", "three-hops", "socket-crash", "socket-flood")
+	}
+	for _, name := range names {
+		t.Run(name, func(t *testing.T) {
+			r, err := RunScenario(t.Context(), name, Options{Cluster: processes(t)})
+			if err != nil || r.Failed != 0 || r.Passed < 8 {
+				t.Errorf("%v\n%s", err, printed(t, &r))
+			}
+		})
 	}
 }

@@ -149,7 +149,7 @@ func RunScenario(ctx context.Context, nameOrPath string, opt Options) (report Re
 		if err := s.fitsLive(opt.Peers); err != nil {
 			return Report{}, err
 		}
-	} else if err := s.fits(opt.Hard || s.hard); err != nil {
+	} else if err := s.fits(s.place(opt.Hard)); err != nil {
 		return Report{}, err
 	}
 	begin := time.Now()
@@ -190,7 +190,7 @@ func (s *script) fitsLive(peers map[string]string) error {
 				}
 			}
 			if st.verb == "check" && st.inner == nil {
-				if f := figures[st.args[0]]; f.local {
+				if f := figures[st.args[0]]; f.local || f.procs || f.socket != nil {
 					return fail(st, "the figure "+st.args[0]+" cannot be read over RPC", "run it without live peers")
 				}
 				continue
@@ -215,8 +215,28 @@ func (s *script) fitsLive(peers map[string]string) error {
 	return look(s.body)
 }
 
+// place is where the peers of a run are.
+type place uint8
+
+const (
+	inside      place = iota // this process
+	onProcesses              // processes of their own
+	onChain                  // and a chain
+)
+
+func (s *script) place(hard bool) place {
+	switch {
+	case hard || s.mode == "hard":
+		return onChain
+	case s.mode == "mock":
+		return onProcesses
+	default:
+		return inside
+	}
+}
+
 // fits refuses a scenario that processes, or peers in this process, cannot run.
-func (s *script) fits(hard bool) error {
+func (s *script) fits(at place) error {
 	var look func(body []statement) error
 	look = func(body []statement) error {
 		for i := range body {
@@ -232,20 +252,28 @@ func (s *script) fits(hard bool) error {
 			}
 			if st.verb == "check" {
 				switch f := figures[st.args[0]]; {
-				case hard && f.local:
+				case at != inside && f.local:
 					return fail("the figure "+st.args[0]+" cannot be read of processes", "run it without --hard")
-				case !hard && f.chain:
+				case at == inside && (f.procs || f.socket != nil || st.args[0] == "conserved"):
+					return fail("the figure "+st.args[0]+" needs processes", "add the line: mode mock")
+				case at != onChain && f.chain:
 					return fail("the figure "+st.args[0]+" needs a chain", "add the line: mode hard")
 				}
 				continue
 			}
-			if hard && st.keys["mode"] == "soft" {
+			if at == inside && (st.keys["fee-base"] != "" || st.keys["fee-ppm"] != "") {
+				return fail("peers in this process carry no packets, so that they take no fees", "add the line: mode mock")
+			}
+			if at == onChain && st.keys["mode"] == "soft" {
 				return fail("a peer in mode soft counts another asset than those in mode hard, and they do not meet", "run it without --hard")
 			}
-			if hard && !processVerbs[st.verb] {
+			if at != inside && !processVerbs[st.verb] {
 				return fail(st.verb+" cannot be done to processes", "run it without --hard; `tally testnet chaos` kills processes anywhere")
 			}
-			if !hard && processVerbs[st.verb] && !localVerbs(st.verb) {
+			if at == inside && socketVerbs[st.verb] {
+				return fail(st.verb+" needs processes", "add the line: mode mock")
+			}
+			if at != onChain && chainVerbs[st.verb] {
 				return fail(st.verb+" needs processes and a chain", "add the line: mode hard")
 			}
 			if err := look(st.body); err != nil {
@@ -257,14 +285,15 @@ func (s *script) fits(hard bool) error {
 	return look(s.body)
 }
 
-// localVerbs reports whether a statement can be done to peers in this process.
-func localVerbs(verb string) bool {
-	switch verb {
-	case "partition", "heal", "cashout", "close", "chain", "mine", "reorg":
-		return false
+// chainVerbs need processes and a chain, socketVerbs processes.
+var (
+	chainVerbs = map[string]bool{
+		"cashout": true, "close": true, "chain": true, "mine": true, "reorg": true,
 	}
-	return true
-}
+	socketVerbs = map[string]bool{
+		"uri": true, "open": true, "limits": true, "shut": true, "partition": true, "heal": true,
+	}
+)
 
 // liveVerbs make sense over RPC.
 var liveVerbs = map[string]bool{
@@ -308,7 +337,8 @@ func (r *runner) newDriver() (driver, error) {
 		}
 		return d, nil
 	}
-	if r.opt.Hard || r.script.hard {
+	if at := r.script.place(r.opt.Hard); at != inside {
+		r.opt.Cluster.NoChain = at != onChain
 		d, err := newProcs(r.ctx, r.opt.Cluster)
 		if err != nil {
 			return nil, err
@@ -503,11 +533,20 @@ func (r *runner) claim(ctx context.Context, st *statement) (ok bool, detail stri
 		return a.mirrors(&b), fmt.Sprintf("%s %d, %s %d; served and consumed %d %d and %d %d, paid and received %d %d and %d %d",
 			st.args[1], a.Balance, st.args[2], b.Balance, a.Served, a.Consumed, b.Served, b.Consumed, a.Paid, a.Received, b.Paid, b.Received)
 	}
+	if st.args[0] == "conserved" {
+		return r.conserved(ctx, st.args[1:])
+	}
 	f := figures[st.args[0]]
 	var got int64
 	var why string
 	rest := st.args[2:]
-	if f.tab != nil {
+	if f.socket != nil {
+		row, err := r.driver.socket(ctx, st.args[1], st.args[2])
+		if err != nil {
+			return false, firstLine(err.Error())
+		}
+		got, rest, why = f.socket(&row), st.args[3:], row.Note
+	} else if f.tab != nil {
 		tab, err := r.driver.tab(ctx, st.args[1], st.args[2])
 		if err != nil {
 			return false, firstLine(err.Error())
@@ -525,6 +564,21 @@ func (r *runner) claim(ctx context.Context, st *statement) (ok bool, detail stri
 	}
 	want, _ := strconv.ParseInt(rest[1], 10, 64) // checked by the parser
 	return compare(got, rest[0], want), fmt.Sprintf("%s is %d, want %s %d%s", st.args[0], got, rest[0], want, why)
+}
+
+// conserved sums what peers have on all their tabs.
+func (r *runner) conserved(ctx context.Context, names []string) (ok bool, detail string) {
+	var sum int64
+	var parts []string
+	for _, name := range names {
+		s, err := r.driver.stats(ctx, name)
+		if err != nil {
+			return false, firstLine(err.Error())
+		}
+		sum += s.Net
+		parts = append(parts, fmt.Sprintf("%s %d", name, s.Net))
+	}
+	return sum == 0, fmt.Sprintf("%s: sum %d", strings.Join(parts, ", "), sum)
 }
 
 func (r *runner) tabs(ctx context.Context, a, b string) (tabA, tabB Tab, err error) {

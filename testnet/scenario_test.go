@@ -51,7 +51,7 @@ func printed(t *testing.T, r *Report) string {
 // Every scenario that ships holds, in simulated time.
 func TestScenarios(t *testing.T) {
 	for _, name := range ListScenarios() {
-		if isHard(t, name) || raceEnabled && name == "flood" {
+		if needsProcesses(t, name) || raceEnabled && name == "flood" {
 			continue // many hosts start at once, and simnet v0.0.7 races there
 		}
 		t.Run(name, func(t *testing.T) {
@@ -298,13 +298,13 @@ check "fifth" got a == 0
 
 func TestScenarioNames(t *testing.T) {
 	want := []string{
-		"chain-down", "clock", "crash", "disconnect", "flood", "hostile-threshold", "hub", "partition", "reorg", "restart",
-		"settle-offline", "tab", "threshold",
+		"chain-down", "clock", "cog", "crash", "disconnect", "drain", "flood", "gift", "hostile-threshold", "hub", "partition", "pull",
+		"refund", "reorg", "restart", "settle-offline", "socket-crash", "socket-flood", "tab", "three-hops", "threshold", "usecases",
 	}
 	if got := ListScenarios(); !slices.Equal(got, want) {
 		t.Errorf("%v", got)
 	}
-	if _, err := RunScenario(t.Context(), "no-such", Options{}); !errors.Is(err, ErrScenario) || !strings.Contains(err.Error(), "tab, threshold") {
+	if _, err := RunScenario(t.Context(), "no-such", Options{}); !errors.Is(err, ErrScenario) || !strings.Contains(err.Error(), "tab, three-hops, threshold") {
 		t.Error(err)
 	}
 }

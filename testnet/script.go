@@ -9,6 +9,7 @@ import (
 	"unicode"
 
 	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/host/rpc"
 	"github.com/tallystick/tally/swap"
 )
 
@@ -33,7 +34,7 @@ import (
 //	hostile NAME TARGET alpha1|native THRESHOLD
 //	                                 a peer that announces this: a number, or
 //	                                 0x… bytes, or nothing
-//	flood TARGET streams|handshakes|garbage|identities COUNT
+//	flood TARGET streams|handshakes|garbage|identities|sockets COUNT
 //	try STATEMENT                    its failure does not end the scenario
 //	check "NAME" [within D] CLAIM    count and go on, whatever comes out
 //	repeat N … end                   the lines between, N times
@@ -48,17 +49,29 @@ import (
 //	mine N                           N blocks at once
 //	reorg N kept|lost                the chain takes N blocks back, and their messages
 //	                                 wait again, or are lost
+//	uri NAME P KIND N [key=value…]   P makes a URI, as tally uri create does
+//	open S A URI [via=H+H] [key=…]   A opens the socket S with it; without min and max
+//	                                 with what is usual for the URI
+//	limits S client|server MIN MAX   one end sets its limits
+//	shut S                           its client closes it
+//	each A,B V,W V,W … end           the lines between, once for each V,W, with V in
+//	                                 place of $A and W in place of $B
 //	arm P                            in crash: count from here
 //	recover P                        in crash: kill and start P where it struck
 //
 // Claims:
 //
 //	books-agree A B                  two books are each other's negatives
+//	conserved P…                     what all of them have on all their tabs sums to zero
 //	fails STATEMENT                  STATEMENT must not work
 //	FIGURE A [B] ==|!=|<=|>=|<|> N   see Figures
+//	FIGURE S client|server == N      of one end of a socket
+//
+// A line `mode mock` after the title has the peers run as processes of their own,
+// `mode hard` also on a chain.
 type script struct {
 	file  string
-	hard  bool // mode hard: on processes and a chain
+	mode  string // empty: in this process; mock: on processes; hard: and a chain
 	title string
 	body  []statement
 	peers []string
@@ -101,7 +114,7 @@ type verb struct {
 
 var policyKeys = []string{
 	"mode", "payment", "disconnect", "early", "min-peer", "max-peer", "max-debt", "max-exposure", "max-exposure-total", "strangers",
-	"deposit", "top-up", "cashout",
+	"deposit", "top-up", "cashout", "fee-base", "fee-ppm",
 }
 
 var verbs = map[string]verb{
@@ -122,7 +135,7 @@ var verbs = map[string]verb{
 	"twice":      {args: []string{"peer", kindWords, "num"}, doc: "twice PEER KIND COUNT"},
 	"cut":        {args: []string{"peer", kindWords, "num"}, doc: "cut PEER KIND COUNT"},
 	"hostile":    {args: []string{"new", "peer", "alpha1|native", "threshold"}, doc: "hostile NAME TARGET alpha1|native THRESHOLD"},
-	"flood":      {args: []string{"peer", "streams|handshakes|garbage|identities", "num"}, doc: "flood TARGET streams|handshakes|garbage|identities COUNT"},
+	"flood":      {args: []string{"peer", floodWords, "num"}, doc: "flood TARGET " + floodWords + " COUNT"},
 	"repeat":     {args: []string{"num"}, block: true, doc: "repeat N … end"},
 	"crash":      {args: []string{"peer", "saves|sends"}, block: true, doc: "crash PEER saves|sends … end"},
 	"partition":  {args: []string{"peer", "peer"}, doc: "partition A B"},
@@ -132,9 +145,15 @@ var verbs = map[string]verb{
 	"chain":      {args: []string{"kill|stop|start"}, doc: "chain kill|stop|start"},
 	"mine":       {args: []string{"num"}, doc: "mine N"},
 	"reorg":      {args: []string{"num", "kept|lost"}, doc: "reorg N kept|lost"},
+	"uri":        {args: []string{"label", "peer", "gift|invoice|pull|deposit|push", "num"}, keys: []string{"min", "max", "period"}, doc: "uri NAME PEER KIND AMOUNT [min=N] [max=N] [period=SECONDS]"},
+	"open":       {args: []string{"label", "peer", "label"}, keys: []string{"via", "min", "max", "refunds", "whole"}, doc: "open SOCKET PEER URI [via=A+B] [min=N max=N] [refunds=yes] [whole=yes]"},
+	"limits":     {args: []string{"label", "client|server", "limit", "limit"}, doc: "limits SOCKET client|server MIN MAX"},
+	"shut":       {args: []string{"label"}, doc: "shut SOCKET"},
 	"arm":        {args: []string{"peer"}, doc: "arm PEER"},
 	"recover":    {args: []string{"peer"}, doc: "recover PEER"},
 }
+
+const floodWords = "streams|handshakes|garbage|identities|sockets"
 
 const kindWords = "handshake|cheque|ack|statement|refusal"
 
@@ -194,10 +213,17 @@ func (p *parser) block(s *script, opened int) ([]statement, error) {
 			}
 			return body, nil
 		case "mode":
-			if s.hard || len(body) > 0 || opened != 0 || len(words) != 2 || words[1] != "hard" {
-				return nil, p.fail(line, "mode is given once, before all statements, and is hard", "write: mode hard")
+			if s.mode != "" || len(body) > 0 || opened != 0 || len(words) != 2 || words[1] != "hard" && words[1] != "mock" {
+				return nil, p.fail(line, "mode is given once, before all statements, and is mock or hard", "write: mode hard")
 			}
-			s.hard = true
+			s.mode = words[1]
+			continue
+		case "each":
+			each, err := p.each(line, words[1:], opened)
+			if err != nil {
+				return nil, err
+			}
+			body = append(body, each...)
 			continue
 		case "title":
 			if s.title != "" || len(body) > 0 || opened != 0 || len(words) < 2 {
@@ -319,6 +345,14 @@ func (p *parser) arg(line int, kind, arg string) error {
 		if _, err := parseThreshold(arg); err != nil {
 			return p.fail(line, err.Error(), "write a number, 0x and up to 64 bytes in hex, or empty")
 		}
+	case "label":
+		if !isName(arg) {
+			return p.fail(line, fmt.Sprintf("%q is no name", arg), "use letters, digits and -")
+		}
+	case "limit":
+		if _, err := rpc.Limit(arg).Parse(); err != nil {
+			return p.fail(line, fmt.Sprintf("%q is no limit", arg), "write a whole number, inf or -inf")
+		}
 	case "text":
 	default:
 		if !slices.Contains(strings.Split(kind, "|"), arg) {
@@ -344,6 +378,21 @@ func (p *parser) keys(line int, keys map[string]string) error {
 		case "store":
 			if k := StoreKind(value); k != StorePebble && k != StoreCrash && k != StoreMem {
 				err = fmt.Errorf("store %q: want pebble, crash or mem", value)
+			}
+		case "min", "max":
+			_, err = rpc.Limit(value).Parse()
+		case "via":
+			if value == noVia {
+				break
+			}
+			for _, name := range strings.Split(value, "+") {
+				if err := p.arg(line, "peer", name); err != nil {
+					return err
+				}
+			}
+		case "refunds", "whole":
+			if value != "yes" {
+				err = fmt.Errorf("want yes")
 			}
 		default:
 			_, err = strconv.ParseUint(value, 10, 63)
@@ -390,6 +439,11 @@ func (p *parser) check(st statement, words []string) (statement, error) {
 			return st, p.fail(st.line, "books-agree has two peers", "write: books-agree A B")
 		}
 		st.args = words
+	case "conserved":
+		if len(words) < 3 {
+			return st, p.fail(st.line, "conserved has two peers or more", "write: conserved A B C")
+		}
+		st.args = words
 	default:
 		f, ok := figures[words[0]]
 		if !ok {
@@ -398,6 +452,9 @@ func (p *parser) check(st statement, words []string) (statement, error) {
 		peers := 1
 		if f.tab != nil {
 			peers = 2
+		}
+		if f.socket != nil {
+			return p.socketCheck(st, words)
 		}
 		if len(words) != peers+3 || !slices.Contains(operators[:], words[peers+1]) {
 			return st, p.fail(st.line, fmt.Sprintf("%s takes %d peers, a comparison and a number", words[0], peers),
@@ -417,6 +474,73 @@ func (p *parser) check(st statement, words []string) (statement, error) {
 		}
 	}
 	return st, nil
+}
+
+// socketCheck reads: FIGURE SOCKET client|server OPERATOR NUMBER.
+func (p *parser) socketCheck(st statement, words []string) (statement, error) {
+	if len(words) != 5 || !isName(words[1]) || words[2] != "client" && words[2] != "server" || !slices.Contains(operators[:], words[3]) {
+		return st, p.fail(st.line, words[0]+" takes a socket, client or server, a comparison and a number", "write: %s S client == 0", words[0])
+	}
+	if _, err := strconv.ParseInt(words[4], 10, 64); err != nil {
+		return st, p.fail(st.line, fmt.Sprintf("%q is no number", words[4]), "write a whole number")
+	}
+	st.args = words
+	return st, nil
+}
+
+// maxEach bounds the values of an each block.
+const maxEach = 64
+
+// each reads the lines up to its end once for each value.
+func (p *parser) each(line int, words []string, opened int) ([]statement, error) {
+	if opened != 0 {
+		return nil, p.fail(line, "each in a block", "end the block before")
+	}
+	if len(words) < 2 || len(words) > maxEach+1 {
+		return nil, p.fail(line, "each takes names and values", "write: each NAME,NAME VALUE,VALUE VALUE,VALUE")
+	}
+	names := strings.Split(words[0], ",")
+	first, last := p.at, p.at
+	for ; last < len(p.lines); last++ {
+		if strings.TrimSpace(p.lines[last]) == "end" {
+			break
+		}
+	}
+	if last == len(p.lines) || last == first {
+		return nil, p.fail(line, "each has no end, or nothing before it", "add a line: end")
+	}
+	var body []statement
+	for _, word := range words[1:] {
+		values := strings.Split(word, ",")
+		if len(values) != len(names) {
+			return nil, p.fail(line, fmt.Sprintf("%q are not %d values", word, len(names)), "write as many as there are names")
+		}
+		var swaps []string
+		for i, name := range names {
+			swaps = append(swaps, "$"+name, values[i])
+		}
+		put := strings.NewReplacer(swaps...)
+		for at := first; at < last; at++ {
+			words, err := splitWords(put.Replace(p.lines[at]))
+			if err != nil {
+				return nil, p.fail(at+1, err.Error(), "close the quote")
+			}
+			if len(words) == 0 {
+				continue
+			}
+			if v := verbs[words[0]]; v.block || words[0] == "peers" || words[0] == "each" {
+				return nil, p.fail(at+1, words[0]+" in an each block", "put it before or after")
+			}
+			st, err := p.statement(at+1, words)
+			if err != nil {
+				return nil, err
+			}
+			st.text = strings.TrimSpace(put.Replace(p.lines[at]))
+			body = append(body, st)
+		}
+	}
+	p.at = last + 1
+	return body, nil
 }
 
 var operators = [...]string{"==", "!=", "<=", ">=", "<", ">"}
@@ -440,7 +564,7 @@ func compare(got int64, op string, want int64) bool {
 }
 
 func verbNames() []string {
-	names := []string{"title", "try", "check", "end"}
+	names := []string{"title", "try", "check", "each", "end"}
 	for name := range verbs {
 		names = append(names, name)
 	}

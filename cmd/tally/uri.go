@@ -14,8 +14,9 @@ func (a *app) uriCmd() *cobra.Command {
 		Use:   "uri",
 		Short: "Make and redeem URIs that open payment sockets",
 		Long: `A tally: URI opens a socket with whoever made it, for what it is for: a gift pays its
-bearer, an invoice is paid by it, a pull lets it take up to an amount, a deposit keeps
-its money. Whoever reads a URI can spend it: pass it on as you would cash.`,
+bearer, an invoice is paid by it, a pull lets it take up to an amount, a push
+takes what it brings, a deposit keeps its money. Whoever reads a URI can spend it:
+pass it on as you would cash.`,
 		Example: "  tally uri create gift --amount 100\n  tally uri redeem 'tally:12D3KooW…'",
 		RunE:    group,
 	}
@@ -28,7 +29,7 @@ func (a *app) uriCreateCmd() *cobra.Command {
 	var opts rpc.URIOptions
 	var expiry, period time.Duration
 	cmd := &cobra.Command{
-		Use:   "create gift|invoice|pull|deposit",
+		Use:   "create gift|invoice|pull|push|deposit",
 		Short: "Make a URI",
 		Long: `Makes a URI. Nothing is kept and nothing moves until somebody redeems it; all who do
 share one amount, over restarts.
@@ -36,12 +37,13 @@ share one amount, over restarts.
   gift      pays the amount to whoever opens it first
   invoice   asks whoever opens it for the amount, once
   pull      lets its bearer take up to the amount; with --period, anew each time
+  push      takes up to the amount, and gives nothing back
   deposit   an account: takes up to the amount, and gives back what was brought
 
 --min and --max set the limits of our balance with all bearers in place of these.`,
 		Example:   "  tally uri create gift --amount 100 --expiry 48h\n  tally uri create pull --amount 50 --period 720h --expiry 8760h",
-		Args:      nArgs(1, "gift|invoice|pull|deposit"),
-		ValidArgs: []string{"gift", "invoice", "pull", "deposit"},
+		Args:      nArgs(1, "gift|invoice|pull|push|deposit"),
+		ValidArgs: []string{"gift", "invoice", "pull", "push", "deposit"},
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if opts.Min, opts.Max, err = limitArgs(low, high); err != nil {
 				return err

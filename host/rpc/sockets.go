@@ -338,6 +338,7 @@ func (a *api) SocketReceive(ctx context.Context, id string, stream uint64) (Stre
 // uriKinds are the words for what a URI is for. Pull with a period is a mandate.
 var uriKinds = map[string]paystream.Use{
 	"gift": paystream.UseGift, "invoice": paystream.UseInvoice, "pull": paystream.UseVoucher, "deposit": paystream.UseAccount,
+	"push": paystream.UsePush,
 }
 
 func (a *api) URICreate(ctx context.Context, kind string, o URIOptions) (URIRow, error) {
@@ -345,7 +346,7 @@ func (a *api) URICreate(ctx context.Context, kind string, o URIOptions) (URIRow,
 		use, ok := uriKinds[kind]
 		switch {
 		case !ok:
-			return URIRow{}, NewError(CodeBadArgument, "%q is no kind of URI", clip(kind)).WithRemedy("use gift, invoice, pull or deposit")
+			return URIRow{}, NewError(CodeBadArgument, "%q is no kind of URI", clip(kind)).WithRemedy("use gift, invoice, pull, push or deposit")
 		case o.Amount == 0:
 			return URIRow{}, NewError(CodeBadArgument, "an amount of 0 moves nothing").WithRemedy("use at least 1")
 		case o.ExpirySeconds > uint64(maxURIExpiry/time.Second) || o.PeriodSeconds > uint64(maxURIExpiry/time.Second):
