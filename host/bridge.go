@@ -7,9 +7,7 @@ import (
 	"net"
 	"net/http"
 
-	"github.com/tallystick/tally/paystream"
 	"github.com/tallystick/tally/paystream/compat/bridge"
-	"github.com/tallystick/tally/paystream/compat/endpoint"
 	"github.com/tallystick/tally/paystream/forward"
 	"github.com/tallystick/tally/swap"
 )
@@ -24,10 +22,12 @@ type BridgeConfig struct {
 	// TLS: on anything but a loopback address it belongs behind a proxy that has.
 	// Default: no clients; endpoints are reached over the hops.
 	Listen string
-	// Credit is the most that a client may owe us, and Debt the most that we may
-	// owe a client, where AddClient is told nothing else. Default: 0, a client that
-	// can do nothing.
+	// Limits are those of a client where AddClient is told nothing else. Default: 0,
+	// a client that can do nothing.
 	Limits bridge.Limits
+	// PointerListen is HOST:PORT where our payment pointers are answered, without TLS
+	// as above. Default: off.
+	PointerListen string
 }
 
 // Bridge is the Interledger side of a node. All methods may be called at the same
@@ -35,9 +35,50 @@ type BridgeConfig struct {
 type Bridge struct {
 	*bridge.Bridge
 	limits bridge.Limits
+	btp    door
+	pay    door
+}
+
+// door is one HTTP listener.
+type door struct {
 	listen net.Listener
 	http   *http.Server
 }
+
+// open answers on an address; without one it does nothing.
+func (d *door) open(addr, key string, h http.Handler) (err error) {
+	if addr == "" {
+		return nil
+	}
+	if d.listen, err = net.Listen("tcp", addr); err != nil {
+		return fmt.Errorf("listen on %s: %w; choose another address with the key %s", addr, err, key)
+	}
+	d.http = &http.Server{
+		Handler: h, ReadHeaderTimeout: httpHeaderTimeout, IdleTimeout: httpIdleTimeout, MaxHeaderBytes: maxHeader,
+	}
+	go func() { _ = d.http.Serve(d.listen) }() // ends with close
+	return nil
+}
+
+// close ends it; a second call does nothing.
+func (d *door) close() (err error) {
+	if d.http != nil {
+		err = d.http.Close()
+		d.http = nil
+	}
+	return err
+}
+
+// addr is where it listens; empty where it is not open.
+func (d *door) addr() string {
+	if d.listen == nil {
+		return ""
+	}
+	return d.listen.Addr().String()
+}
+
+// maxHeader bounds the header of a request at our doors.
+const maxHeader = 8 << 10
 
 // Bridge returns the node's Interledger side, or ErrNoBridge.
 func (n *Node) Bridge() (*Bridge, error) {
@@ -52,11 +93,14 @@ func (b *Bridge) Limits() bridge.Limits { return b.limits }
 
 // ClientURL is where a client connects with a token; empty without Listen.
 func (b *Bridge) ClientURL(name, token string) string {
-	if b.listen == nil {
+	if b.btp.listen == nil {
 		return ""
 	}
-	return "btp+ws://" + name + ":" + token + "@" + b.listen.Addr().String()
+	return "btp+ws://" + name + ":" + token + "@" + b.btp.addr()
 }
+
+// PointerAddr is where payment pointers are answered; empty without PointerListen.
+func (b *Bridge) PointerAddr() string { return b.pay.addr() }
 
 // openBridge reads the bridge's books, before the engine is made.
 func (n *Node) openBridge(ctx context.Context, cfg BridgeConfig, rules forward.Rules, realm swap.Realm) error {
@@ -74,38 +118,18 @@ func (n *Node) openBridge(ctx context.Context, cfg BridgeConfig, rules forward.R
 	return nil
 }
 
-// listenOn lets clients in.
-func (b *Bridge) listenOn(listen string) (err error) {
-	if listen == "" {
-		return nil
+// open lets clients and payers in.
+func (b *Bridge) open(cfg BridgeConfig) error {
+	if err := b.btp.open(cfg.Listen, "btp_listen", b.Bridge); err != nil {
+		return err
 	}
-	if b.listen, err = net.Listen("tcp", listen); err != nil {
-		return fmt.Errorf("listen for bridge clients on %s: %w; choose another address with the key btp_listen", listen, err)
-	}
-	b.http = &http.Server{Handler: b.Bridge, ReadHeaderTimeout: httpHeaderTimeout, IdleTimeout: httpIdleTimeout}
-	go func() { _ = b.http.Serve(b.listen) }() // ends with Close
-	return nil
+	return b.pay.open(cfg.PointerListen, "pointer_listen", http.HandlerFunc(b.ServePointer))
 }
 
 // Close ends the bridge, before the engine that carries for it. A second call does
 // nothing.
 func (b *Bridge) Close() error {
-	var err error
-	if b.http != nil {
-		err = b.http.Close() // those who have upgraded are the bridge's own to end
-		b.http = nil
-	}
+	err := errors.Join(b.btp.close(), b.pay.close()) // clients that have upgraded are the bridge's own to end
 	b.Bridge.Close()
 	return err
-}
-
-// IssueILP makes an address for Interledger payers that gives its bearers n units'
-// worth of a use, over STREAM; one that pays out over PSK2, where the other side can
-// ask. The zero time never expires.
-func (b *Bridge) IssueILP(g paystream.Grant) (endpoint.Peer, error) {
-	kind := bridge.KindStream
-	if n, ok := g.Min.Finite(); !ok || n < 0 {
-		kind = bridge.KindPSK2
-	}
-	return b.Issue(kind, g)
 }

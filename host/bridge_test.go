@@ -32,7 +32,7 @@ func bridged() host.Config {
 	p.MaxExposureTotal, p.StrangersExposure = 100_000_000, 100_000_000
 	return host.Config{
 		Policy: p,
-		Bridge: &host.BridgeConfig{Listen: "127.0.0.1:0", Limits: bridge.Limits{Credit: 500_000, Debt: 500_000}},
+		Bridge: &host.BridgeConfig{Listen: "127.0.0.1:0", PointerListen: "127.0.0.1:0", Limits: bridge.Limits{Credit: 500_000, Debt: 500_000}},
 	}
 }
 
@@ -335,7 +335,7 @@ func TestBridgeOneNode(t *testing.T) {
 	}
 	a.wantClient("alice", 500)
 	a.wantClient("bob", -498)
-	if to, err = a.bridge().IssueILP(paystream.Grant{Use: paystream.UsePush, Max: at(1000)}); err != nil {
+	if to, _, err = a.bridge().IssueFor(paystream.Grant{Use: paystream.UsePush, Max: at(1000)}); err != nil {
 		t.Fatal(err)
 	}
 	conn, err := bob.stream.Dial(to)
@@ -500,13 +500,7 @@ func TestBridgeRestart(t *testing.T) {
 	}
 
 	close(let)
-	for clientOf(t, a, "alice").Sent == 0 {
-		select {
-		case <-time.After(5 * time.Millisecond):
-		case <-ctx.Done():
-			t.Fatal("the packet is not decided")
-		}
-	}
+	until(ctx, t, "the packet is decided", func() bool { return clientOf(t, a, "alice").Sent > 0 })
 	if got := clientOf(t, a, "alice"); got.Sent != 1000 || got.Late != 1000 || got.Balance() != 1000 {
 		t.Fatalf("%+v", got)
 	}
@@ -515,6 +509,18 @@ func TestBridgeRestart(t *testing.T) {
 	c.wantClient("bob", -1000)
 	if r.sumOfAll(ctx) != 0 {
 		t.Fatal(a.net(ctx), c.net(ctx))
+	}
+}
+
+// until waits for what other goroutines bring about.
+func until(ctx context.Context, t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for !ok() {
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			t.Fatalf("not yet: %s", what)
+		}
 	}
 }
 

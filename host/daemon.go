@@ -225,7 +225,10 @@ func nodeConfig(c repo.Config, hasChain bool) (Config, error) {
 		Packets:  &PacketsConfig{Rules: forward.Rules{FeeBase: tally.Amount(c.FeeBase), FeePPM: uint32(c.FeePPM)}, Routes: routes},
 		Sockets:  &SocketsConfig{PushMax: tally.Amount(c.SocketPushMax), PerPeer: int(c.SocketsPerPeer)},
 		Payments: &PaymentsConfig{},
-		Bridge:   &BridgeConfig{Listen: c.BTPListen, Limits: bridge.Limits{Credit: tally.Amount(c.BridgeCredit), Debt: tally.Amount(c.BridgeDebt)}},
+		Bridge: &BridgeConfig{
+			Listen: c.BTPListen, Limits: bridge.Limits{Credit: tally.Amount(c.BridgeCredit), Debt: tally.Amount(c.BridgeDebt)},
+			PointerListen: c.PointerListen,
+		},
 		Messages: &MessagesConfig{Cluster: uint32(c.ClusterID), Shards: shards, PubsubTopic: c.PubsubTopic},
 	}, nil
 }

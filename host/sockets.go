@@ -227,7 +227,7 @@ func (n *Node) openPackets(ctx context.Context, c Config) (err error) {
 	if err = n.packets.Start(); err != nil || c.Bridge == nil {
 		return err
 	}
-	return n.bridge.listenOn(c.Bridge.Listen)
+	return n.bridge.open(*c.Bridge)
 }
 
 func (n *Node) openSockets(ctx context.Context, cfg SocketsConfig, carrier *socketCarrier) error {

@@ -27,7 +27,7 @@ agree with the client how it is paid, and book it with settle.`,
 		RunE:    group,
 	}
 	client.AddCommand(a.bridgeAddCmd(), a.bridgeLsCmd(), a.bridgeSettleCmd(), a.bridgeLimitsCmd(), a.bridgeRemoveCmd())
-	cmd.AddCommand(client)
+	cmd.AddCommand(client, a.pointerCmd())
 	return cmd
 }
 

@@ -61,6 +61,7 @@ type Config struct {
 	BTPListen           string   `toml:"btp_listen" group:"Interledger" doc:"HOST:PORT where Interledger clients connect over BTP; empty is off. There is no TLS: on an address that others reach, put a proxy before it that has."`
 	BridgeCredit        uint64   `toml:"bridge_credit" doc:"The most that a client of the bridge may owe us, where it is added without a limit of its own. Default: payment_threshold."`
 	BridgeDebt          uint64   `toml:"bridge_debt" doc:"The most that we may owe such a client, and it lose with us. Default: payment_threshold."`
+	PointerListen       string   `toml:"pointer_listen" doc:"HOST:PORT where our payment pointers are answered, behind a proxy with TLS that passes on the paths; empty is off."`
 	ClusterID           uint64   `toml:"cluster_id" group:"Message store" doc:"The Waku cluster, 0 to 65535."`
 	Shards              []uint64 `toml:"shards" doc:"The shards of the cluster that we tell light clients, 0 to 1023."`
 	PubsubTopic         string   `toml:"pubsub_topic" doc:"The topic of a message that names none. auto: the shard of its content topic, as Waku chooses it."`
@@ -256,7 +257,7 @@ func (c Config) check() *BadSetting {
 	if err := rpc.CheckListen(c.RPC); err != nil {
 		return bad("rpc", "use unix or 127.0.0.1:PORT", "%v", err)
 	}
-	for _, l := range []struct{ key, value string }{{"http", c.HTTP}, {"btp_listen", c.BTPListen}} {
+	for _, l := range []struct{ key, value string }{{"http", c.HTTP}, {"btp_listen", c.BTPListen}, {"pointer_listen", c.PointerListen}} {
 		host, port, err := net.SplitHostPort(l.value)
 		if _, portErr := strconv.ParseUint(port, 10, 16); l.value != "" && (err != nil || portErr != nil || host == "") {
 			return bad(l.key, "use HOST:PORT such as 127.0.0.1:9100, or leave it empty", "%q is not HOST:PORT", l.value)

@@ -56,6 +56,12 @@ type Client struct {
 	BridgeClientSettle func(ctx context.Context, name string, paidIn, paidOut uint64) (BridgeClientRow, error)
 	BridgeClientLimits func(ctx context.Context, name string, limits BridgeLimits) (BridgeClientRow, error)
 
+	PointerAdd    func(ctx context.Context, path, kind string, units uint64) (PointerRow, error)
+	PointerList   func(ctx context.Context) ([]PointerRow, error)
+	PointerRemove func(ctx context.Context, path string) (Done, error)
+	PointerFollow func(ctx context.Context, pointer string, options FollowOptions) (MovedRow, error)
+	ILPCreate     func(ctx context.Context, kind string, options URIOptions) (ILPRow, error)
+
 	SocketOpen    func(ctx context.Context, target string, options SocketOptions) (SocketRow, error)
 	SocketList    func(ctx context.Context) ([]SocketRow, error)
 	SocketStatus  func(ctx context.Context, id string) (SocketRow, error)

@@ -58,6 +58,10 @@ const (
 	CodeClientExists     Code = 72
 	CodeNotEven          Code = 73
 	CodeNoReader         Code = 74
+	CodeNoPointer        Code = 75
+	CodePointerExists    Code = 76
+	CodeUnresolved       Code = 77
+	CodeMovedShort       Code = 78
 )
 
 // CodeInfo documents a code.
@@ -115,6 +119,10 @@ var peerCodes = []CodeInfo{
 	{CodeClientExists, "client_exists", "the bridge has a client of this name", "choose another name, or remove it first: tally bridge client remove NAME"},
 	{CodeNotEven, "not_even", "the client's account is not even, or packets are on the way", "settle it: tally bridge client settle NAME --help"},
 	{CodeNoReader, "no_reader", "nobody at the other side reads the data", "have it read: tally socket recv-data, or an application that accepts streams"},
+	{CodeNoPointer, "no_pointer", "there is no payment pointer of this path", "list them: tally bridge pointer ls"},
+	{CodePointerExists, "pointer_exists", "there is a payment pointer of this path", "choose another path, or remove it first: tally bridge pointer remove PATH"},
+	{CodeUnresolved, "unresolved", "the payment pointer does not resolve, or asks for nothing any more", "check the pointer; its host has to answer over HTTPS"},
+	{CodeMovedShort, "moved_short", "not all of the money moved", "the message says how much did; try again for the rest"},
 }
 
 // Name returns the word of the code.

@@ -341,39 +341,52 @@ var uriKinds = map[string]paystream.Use{
 	"push": paystream.UsePush,
 }
 
+// uriWish is what URIOptions ask for.
+type uriWish struct {
+	use       paystream.Use
+	low, high *paystream.Limit
+	expires   time.Time
+}
+
+func wantedURI(kind string, o URIOptions) (w uriWish, err error) {
+	var ok bool
+	w.use, ok = uriKinds[kind]
+	switch {
+	case !ok:
+		return w, NewError(CodeBadArgument, "%q is no kind of URI", clip(kind)).WithRemedy("use gift, invoice, pull, push or deposit")
+	case o.Amount == 0:
+		return w, NewError(CodeBadArgument, "an amount of 0 moves nothing").WithRemedy("use at least 1")
+	case o.ExpirySeconds > uint64(maxURIExpiry/time.Second) || o.PeriodSeconds > uint64(maxURIExpiry/time.Second):
+		return w, NewError(CodeBadArgument, "expiry or period of more than ten years")
+	case o.PeriodSeconds != 0 && w.use != paystream.UseVoucher:
+		return w, NewError(CodeBadArgument, "only a pull has a period")
+	}
+	if w.low, err = o.Min.optional(); err != nil {
+		return w, err
+	}
+	if w.high, err = o.Max.optional(); err != nil {
+		return w, err
+	}
+	expiry := time.Duration(o.ExpirySeconds) * time.Second
+	if expiry == 0 && w.use != paystream.UseAccount {
+		expiry = 24 * time.Hour
+	}
+	if expiry != 0 {
+		w.expires = time.Now().Add(expiry).Truncate(time.Second)
+	}
+	if o.PeriodSeconds != 0 {
+		w.use = paystream.UseMandate
+	}
+	return w, nil
+}
+
 func (a *api) URICreate(ctx context.Context, kind string, o URIOptions) (URIRow, error) {
 	return onSockets(ctx, a, "URICreate", func(ctx context.Context, s Sockets) (URIRow, error) {
-		use, ok := uriKinds[kind]
-		switch {
-		case !ok:
-			return URIRow{}, NewError(CodeBadArgument, "%q is no kind of URI", clip(kind)).WithRemedy("use gift, invoice, pull, push or deposit")
-		case o.Amount == 0:
-			return URIRow{}, NewError(CodeBadArgument, "an amount of 0 moves nothing").WithRemedy("use at least 1")
-		case o.ExpirySeconds > uint64(maxURIExpiry/time.Second) || o.PeriodSeconds > uint64(maxURIExpiry/time.Second):
-			return URIRow{}, NewError(CodeBadArgument, "expiry or period of more than ten years")
-		case o.PeriodSeconds != 0 && use != paystream.UseVoucher:
-			return URIRow{}, NewError(CodeBadArgument, "only a pull has a period")
-		}
-		low, err := o.Min.optional()
+		w, err := wantedURI(kind, o)
 		if err != nil {
 			return URIRow{}, err
 		}
-		high, err := o.Max.optional()
-		if err != nil {
-			return URIRow{}, err
-		}
-		expiry := time.Duration(o.ExpirySeconds) * time.Second
-		if expiry == 0 && use != paystream.UseAccount {
-			expiry = 24 * time.Hour
-		}
-		var expires time.Time
-		if expiry != 0 {
-			expires = time.Now().Add(expiry).Truncate(time.Second)
-		}
-		if o.PeriodSeconds != 0 {
-			use = paystream.UseMandate
-		}
-		return s.Create(ctx, use, o.Amount, low, high, expires, time.Duration(o.PeriodSeconds)*time.Second)
+		return s.Create(ctx, w.use, o.Amount, w.low, w.high, w.expires, time.Duration(o.PeriodSeconds)*time.Second)
 	})
 }
 

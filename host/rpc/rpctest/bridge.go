@@ -4,17 +4,21 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/tallystick/tally/host/rpc"
+	"github.com/tallystick/tally/paystream"
+	"github.com/tallystick/tally/paystream/compat/spsp"
 )
 
 var _ rpc.Bridge = (*Bridge)(nil)
 
 // Bridge keeps clients in memory, for tests of what shows them.
 type Bridge struct {
-	// mu guards the field below.
-	mu   sync.Mutex
-	rows []rpc.BridgeClientRow
+	// mu guards the fields below.
+	mu       sync.Mutex
+	rows     []rpc.BridgeClientRow
+	pointers []rpc.PointerRow
 }
 
 func (b *Bridge) with(name string, fn func(*rpc.BridgeClientRow) error) (rpc.BridgeClientRow, error) {
@@ -81,4 +85,45 @@ func (b *Bridge) SetLimits(_ context.Context, name string, l rpc.BridgeLimits) (
 		r.Credit, r.Debt = l.Credit, l.Debt
 		return nil
 	})
+}
+
+// AddPointer adds a pointer.
+func (b *Bridge) AddPointer(_ context.Context, path string, use paystream.Use, units uint64) (rpc.PointerRow, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	row := rpc.PointerRow{Path: path, Kind: use.String(), Amount: units}
+	b.pointers = append(b.pointers, row)
+	return row, nil
+}
+
+// Pointers returns the pointers.
+func (b *Bridge) Pointers(context.Context) ([]rpc.PointerRow, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.pointers), nil
+}
+
+// RemovePointer removes a pointer.
+func (b *Bridge) RemovePointer(_ context.Context, path string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	before := len(b.pointers)
+	b.pointers = slices.DeleteFunc(b.pointers, func(r rpc.PointerRow) bool { return r.Path == path })
+	if len(b.pointers) == before {
+		return rpc.NewError(rpc.CodeNoPointer, "no pointer %q", path)
+	}
+	return nil
+}
+
+// Follow loses one in ten on the way.
+func (b *Bridge) Follow(_ context.Context, p spsp.Pointer, units uint64, _ string) (rpc.MovedRow, error) {
+	if units == 0 {
+		return rpc.MovedRow{}, rpc.NewError(rpc.CodeUnresolved, "%s asks for nothing", p)
+	}
+	return rpc.MovedRow{Pointer: p.String(), Kind: "push", Sent: units, Delivered: units - units/10}, nil
+}
+
+// CreateILP makes an address that nobody can pay.
+func (b *Bridge) CreateILP(_ context.Context, use paystream.Use, units uint64, _, _ *paystream.Limit, _ time.Time) (rpc.ILPRow, error) {
+	return rpc.ILPRow{Kind: use.String(), Amount: units, Address: "private.tally.test.s.x", Secret: "c2VjcmV0", Protocol: "STREAM"}, nil
 }

@@ -21,7 +21,7 @@ type Sockets struct {
 	Peer string // the only one that can be reached
 
 	// mu guards the fields below.
-	mu  sync.Mutex
+	mu   sync.Mutex
 	row  rpc.SocketRow
 	data []byte
 }

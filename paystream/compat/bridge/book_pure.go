@@ -152,6 +152,8 @@ type Book struct {
 	clients map[string]*Client
 	tokens  map[TokenID]*token
 	packets map[PacketID]*packet
+	// pointers are by path; their budgets are tokens that no time ends.
+	pointers map[string]Pointer
 	// marks counts the envelopes on their way out: one of them that comes in is
 	// a hop's reflection, and never fulfilled.
 	marks map[envelope.Mark]int
@@ -162,6 +164,7 @@ func NewBook() *Book {
 	return &Book{
 		clients: make(map[string]*Client), tokens: make(map[TokenID]*token),
 		packets: make(map[PacketID]*packet), marks: make(map[envelope.Mark]int),
+		pointers: make(map[string]Pointer),
 	}
 }
 
@@ -395,6 +398,9 @@ func (b *Book) token(id TokenID, g *paystream.Grant) (*token, error) {
 		return nil, ErrRefused
 	}
 	if t := b.tokens[id]; t != nil {
+		if t.expires != 0 && (g.Expires == 0 || g.Expires > t.expires) {
+			t.expires = g.Expires // tokens of one budget: until the last ends
+		}
 		return t, nil
 	}
 	if len(b.tokens) >= MaxTokens {
@@ -429,13 +435,17 @@ func (t *token) remember(m envelope.Mark) {
 
 // Forget drops the tokens that ended an hour ago, at most so many, and returns them.
 func (b *Book) Forget(now time.Time, most int) (gone []TokenID) {
+	kept := make(map[TokenID]bool, len(b.pointers))
+	for _, p := range b.pointers {
+		kept[p.Budget] = true
+	}
 	for id, t := range b.tokens {
 		if len(gone) == most {
 			break
 		}
 		over := t.expires != 0 && now.Unix() >= t.expires+int64(keepToken/time.Second)
 		unused := t.booked == 0 && t.sent+t.sending == 0
-		if (over || unused) && t.getting+t.sending == 0 && !b.sends(Party{Token: id}) {
+		if (over && !kept[id] || unused) && t.getting+t.sending == 0 && !b.sends(Party{Token: id}) {
 			delete(b.tokens, id)
 			gone = append(gone, id)
 		}

@@ -69,12 +69,17 @@ type Bridge struct {
 	mu     sync.Mutex // guards the fields below; never held over disk or network
 	book   *Book
 	closed bool
+	wishes map[TokenID]*wish          // of bearers whom a token of ours pays
+	pulls  map[string]envelope.Secret // by the segment of our address
 }
 
 // Open reads the books. Nothing is served before Start.
 func Open(ctx context.Context, cfg Config) (*Bridge, error) {
 	cfg.Rules = cfg.Rules.Complete()
-	b := &Bridge{cfg: cfg, log: cfg.Logger, book: NewBook()}
+	b := &Bridge{
+		cfg: cfg, log: cfg.Logger, book: NewBook(),
+		wishes: make(map[TokenID]*wish), pulls: make(map[string]envelope.Secret),
+	}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
 	}
@@ -93,7 +98,7 @@ func Open(ctx context.Context, cfg Config) (*Bridge, error) {
 }
 
 func (b *Bridge) restore(ctx context.Context) error {
-	for _, prefix := range [...]string{prefixClients, prefixTokens, prefixPackets} { // packets need their parties
+	for _, prefix := range [...]string{prefixClients, prefixTokens, prefixPointers, prefixPackets} { // packets need their parties
 		if err := b.cfg.Store.Scan(ctx, prefix, "", b.book.Restore); err != nil {
 			return fmt.Errorf("bridge: rows under %s: %w", prefix, err)
 		}
@@ -130,7 +135,7 @@ func (b *Bridge) openEnds() error {
 		return err
 	}
 	if b.psk2, err = endpoint.NewPSK2(endpoint.PSK2Config{
-		Address: at(KindPSK2), Secret: envelope.Secret(secret), Via: via, Receive: b.request,
+		Address: at(KindPSK2), Secret: envelope.Secret(secret), Via: via, Receive: b.request, SecretOf: b.pullSecret,
 	}); err != nil {
 		return err
 	}
@@ -523,7 +528,8 @@ func rejectWith(j *ilp.Reject) forward.Decision {
 	return forward.Decision{Code: forward.CodeApplication, Data: overHops(j)}
 }
 
-// grantOf reads the token of an address.
+// grantOf reads the token of an address. Of its random bytes the first are the id of
+// its budget, which several tokens may share.
 func (b *Bridge) grantOf(segment string) (id TokenID, g paystream.Grant, err error) {
 	raw, err := base64.RawURLEncoding.DecodeString(segment)
 	if err != nil || len(raw) != paystream.TokenSize {
@@ -531,7 +537,7 @@ func (b *Bridge) grantOf(segment string) (id TokenID, g paystream.Grant, err err
 	}
 	t := paystream.Token(raw)
 	g, err = b.tokens.Grant(&t, time.Now())
-	return t.ID(), g, err
+	return TokenID(t[:len(id)]), g, err
 }
 
 // receive books what a token is to get, within the packet's booking.
@@ -589,14 +595,6 @@ type sender struct {
 }
 
 type senderKey struct{}
-
-// request books a PSK2 request.
-func (b *Bridge) request(ctx context.Context, q endpoint.PSK2Request) ([]byte, error) {
-	if q.Probe || q.Amount == 0 {
-		return nil, nil
-	}
-	return nil, b.receive(ctx, q.Token, q.Amount, q.ID)
-}
 
 // AddClient enters a client, saved when it returns, and returns its token, of which
 // only a hash is kept.
@@ -664,6 +662,14 @@ func (b *Bridge) saveWait(p Party) error {
 	return b.engine.SaveWait(func(batch *durable.Batch) { b.save(batch, p) })
 }
 
+func (b *Bridge) savePointer(path string) error {
+	return b.engine.SaveWait(func(batch *durable.Batch) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.book.SavePointer(batch, path)
+	})
+}
+
 // ClientRow is a client's account as it is now.
 type ClientRow struct {
 	Client
@@ -696,8 +702,14 @@ func (b *Bridge) Clients() []ClientRow {
 // Issue makes an address of ours, with its secret, that gives its bearers a grant
 // over STREAM or PSK2. Nothing is kept until money moves.
 func (b *Bridge) Issue(kind string, g paystream.Grant) (endpoint.Peer, error) {
+	var budget TokenID
+	_, _ = rand.Read(budget[:]) // never fails
+	return b.issue(kind, g, budget)
+}
+
+func (b *Bridge) issue(kind string, g paystream.Grant, budget TokenID) (endpoint.Peer, error) {
 	var random [32]byte
-	_, _ = rand.Read(random[:]) // never fails
+	_, _ = rand.Read(random[copy(random[:], budget[:]):]) // never fails; no two tokens have one key
 	t, err := b.tokens.Issue(random, g)
 	if err != nil {
 		return endpoint.Peer{}, err

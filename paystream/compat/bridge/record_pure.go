@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/tallystick/tally"
 	"github.com/tallystick/tally/internal/durable"
@@ -123,7 +124,7 @@ func (b *Book) Restore(key string, rec []byte) error {
 	r := recordReader{b: payload}
 	bad := func() error { return fmt.Errorf("%w: %s", errRecord, key) }
 	switch {
-	case len(key) > len(prefixClients) && key[:len(prefixClients)] == prefixClients:
+	case strings.HasPrefix(key, prefixClients):
 		c := &Client{Name: r.name(), Token: btp.TokenHash(r.take(32))}
 		for _, n := range [...]*tally.Amount{&c.Limits.Credit, &c.Limits.Debt, &c.Sent, &c.Received, &c.PaidIn, &c.PaidOut, &c.Late} {
 			*n = r.amount()
@@ -132,7 +133,7 @@ func (b *Book) Restore(key string, rec []byte) error {
 			return bad()
 		}
 		b.clients[c.Name] = c
-	case len(key) > len(prefixTokens) && key[:len(prefixTokens)] == prefixTokens:
+	case strings.HasPrefix(key, prefixTokens):
 		id, t := TokenID(r.take(len(TokenID{}))), new(token)
 		t.expires = int64(binary.BigEndian.Uint64(r.take(8)))
 		t.received, t.sent = r.amount(), r.amount()
@@ -144,7 +145,7 @@ func (b *Book) Restore(key string, rec []byte) error {
 			return bad()
 		}
 		b.tokens[id] = t
-	case len(key) > len(prefixPackets) && key[:len(prefixPackets)] == prefixPackets:
+	case strings.HasPrefix(key, prefixPackets):
 		id := PacketID(r.take(len(PacketID{})))
 		p := &packet{saved: true, late: true}
 		p.from.Client = r.name()
@@ -166,6 +167,8 @@ func (b *Book) Restore(key string, rec []byte) error {
 			t.sending += p.amount
 		}
 		b.enter(id, p)
+	case strings.HasPrefix(key, prefixPointers):
+		return b.restorePointer(key, &r)
 	default:
 		return bad()
 	}

@@ -3,6 +3,7 @@ package endpoint
 import (
 	"context"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/binary"
 	"fmt"
 	"iter"
@@ -25,6 +26,10 @@ type PSK2Config struct {
 	// the request, as one whose ID was booked before has to be. A probe is asked,
 	// too, and never books.
 	Receive func(context.Context, PSK2Request) ([]byte, error)
+
+	// SecretOf, where set, gives the secret of a token whose secret is not ours: one
+	// of a socket that we opened. Else it is derived.
+	SecretOf func(token string) (envelope.Secret, bool)
 
 	Journal   Journal                 // may be nil where we only receive
 	Undecided iter.Seq[envelope.Mark] // what Journal had when we stopped; may be nil
@@ -68,6 +73,15 @@ func (e *PSK2) At(token []byte) (Peer, error) {
 	return Peer{Address: address, Secret: psk2.SharedSecret(e.cfg.Secret, token)}, err
 }
 
+// Own returns the peer whose address has this token's segment, as Open or At made it.
+func (e *PSK2) Own(segment string) (Peer, error) {
+	token, err := base64.RawURLEncoding.Strict().DecodeString(segment)
+	if err != nil {
+		return Peer{}, err
+	}
+	return e.At(token)
+}
+
 // Prepare answers a request.
 func (e *PSK2) Prepare(ctx context.Context, p *ilp.Prepare) ilp.Reply {
 	segment, token, ok := tokenOf(p.Destination, e.cfg.Address)
@@ -83,7 +97,14 @@ func (e *PSK2) Prepare(ctx context.Context, p *ilp.Prepare) ilp.Reply {
 	if e.link.reflected(p.Data) {
 		return e.reject(ilp.CodeApplication, nil)
 	}
-	keys := psk2.NewKeys(psk2.SharedSecret(e.cfg.Secret, token))
+	secret, foreign := envelope.Secret{}, false
+	if e.cfg.SecretOf != nil {
+		secret, foreign = e.cfg.SecretOf(segment)
+	}
+	if !foreign {
+		secret = psk2.SharedSecret(e.cfg.Secret, token)
+	}
+	keys := psk2.NewKeys(secret)
 	plain, err := keys.Open(p.Data)
 	if err != nil {
 		return e.reject(ilp.CodeUnexpectedPayment, nil)

@@ -85,6 +85,9 @@ type SendOptions struct {
 	Least Rate
 	// MaxPacket is the most that one packet may carry; zero: no bound of ours.
 	MaxPacket tally.Amount
+	// UntilFull ends Send, without an error, where the peer takes no more: the amount
+	// is then the most to send.
+	UntilFull bool
 }
 
 // Sent is what became of a Send.
@@ -120,12 +123,24 @@ func (c *Conn) Send(ctx context.Context, amount tally.Amount, o SendOptions) (Se
 		least = Rate{Delivered: rate.Delivered * 99, Sent: rate.Sent * 100}
 	}
 	delay, progress := retryFirst, time.Now()
+	// What arrives of n is not always in proportion: limit and extra follow what the
+	// last packet told, where its amount was too much for the peer, or less than the
+	// fees.
+	limit, extra := tally.MaxAmount, tally.Amount(1)
 	for res.Sent < amount {
 		room, open := c.room()
 		if !open {
 			return res, ErrClosed
 		}
-		n := min(amount-res.Sent, most, max(rate.inverse(room), boolAmount(room > 0)))
+		if room == 0 && o.UntilFull {
+			return res, nil
+		}
+		n := min(amount-res.Sent, most)
+		if room == 0 {
+			n = 0
+		} else {
+			n = min(n, limit, rate.inverse(room).SaturatingAdd(extra))
+		}
 		floor := least.times(n)
 		var frames []stream1.Frame
 		if n > 0 {
@@ -144,7 +159,18 @@ func (c *Conn) Send(ctx context.Context, amount tally.Amount, o SendOptions) (Se
 			}
 			res.Delivered = res.Delivered.SaturatingAdd(got)
 			delay, progress = retryFirst, time.Now()
+			limit, extra = tally.MaxAmount, 1
 			continue
+		}
+		if time.Since(progress) < stallAfter {
+			if now, _ := c.room(); answer != nil && answer.Amount > now && now > 0 && n > 1 {
+				limit = max(n.SaturatingSub(answer.Amount-now), 1)
+				continue
+			}
+			if j, ok := reply.(*ilp.Reject); ok && j.Code == ilp.CodeInsufficientSource && answer == nil && n < min(amount-res.Sent, most, limit) {
+				extra = extra.SaturatingAdd(extra)
+				continue
+			}
 		}
 		if j, ok := reply.(*ilp.Reject); ok {
 			if most, err = smaller(j, answer, n, most); err != nil {
@@ -228,6 +254,17 @@ func (c *Conn) probe(ctx context.Context, amount tally.Amount) (Rate, tally.Amou
 			break
 		}
 	}
+	if best.Sent == 0 && last != nil && most > 1 && most < maxProbe {
+		// The small ones were less than the fees, and the next too large: as much as
+		// a hop said that it lets through.
+		_, answer, err := c.exchange(ctx, most, 0, true)
+		if err != nil {
+			return Rate{}, 0, err
+		}
+		if answer != nil && answer.Amount > 0 {
+			best = Rate{Delivered: answer.Amount, Sent: most}
+		}
+	}
 	if best.Sent == 0 {
 		if last != nil {
 			return Rate{}, 0, &RejectError{Reject: last}
@@ -277,13 +314,6 @@ func (c *Conn) exchange(ctx context.Context, n, floor tally.Amount, probe bool, 
 	c.told = true
 	c.control(answer.Frames)
 	return reply, answer, nil
-}
-
-func boolAmount(b bool) tally.Amount {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 func wait(ctx context.Context, d time.Duration) error {

@@ -52,6 +52,9 @@ const (
 	Account             // both ways
 )
 
+// String is the kind's name.
+func (k Kind) String() string { return [...]string{"push", "invoice", "voucher", "account"}[k&3] }
+
 // Kind returns what the document is for.
 func (d *Document) Kind() Kind {
 	b := d.Balance
