@@ -297,7 +297,7 @@ func failureOf(r *forward.Result) payments.Failure {
 // condition to the bridge, one with the token of parts to the payments, others to the
 // sockets.
 type packetHandler struct {
-	sockets *socketCarrier
+	sockets *SocketCarrier
 	parts   *partCarrier
 	bridge  *Bridge
 }
@@ -328,7 +328,7 @@ func (h *packetHandler) orphan(r *forward.Result) func(*durable.Batch) {
 		}
 	}
 	if h.sockets != nil {
-		return h.sockets.answered(r)
+		return h.sockets.Answered(r)
 	}
 	return nil
 }

@@ -176,7 +176,7 @@ func LimitsOf(u paystream.URI) (low, high paystream.Limit, err error) {
 // openPackets joins the hop engine to tabs and neighbours, and the endpoints to
 // the engine.
 //
-//	sockets ── Send ─▶ socketCarrier ─▶ forward.Engine ◀─▶ packetnet ◀─▶ neighbours
+//	sockets ── Send ─▶ SocketCarrier ─▶ forward.Engine ◀─▶ packetnet ◀─▶ neighbours
 //	   ▲                    │           ▲ ▲ │      │
 //	   └── Packet, Answer ──┘           │ │ │      └──▶ packetTabs ─▶ swap.Book
 //	             partCarrier, Bridge ───┴─┘ └─▶ journal, tabs and those: one batch
@@ -195,7 +195,7 @@ func (n *Node) openPackets(ctx context.Context, c Config) (err error) {
 		handler.bridge = n.bridge
 	}
 	fc.Orphan = handler.orphan
-	carrier := &socketCarrier{node: n}
+	carrier := &SocketCarrier{FirstRoom: n.firstRoom}
 	if sockets != nil {
 		handler.sockets = carrier
 	}
@@ -206,7 +206,7 @@ func (n *Node) openPackets(ctx context.Context, c Config) (err error) {
 	if n.engine, err = forward.New(ctx, fc); err != nil {
 		return err
 	}
-	carrier.engine = n.engine
+	carrier.Engine = n.engine
 	if n.packets, err = packetnet.New(n.host, n.engine, packetnet.Config{Rules: cfg.Rules, Logger: n.log}); err != nil {
 		return err
 	}
@@ -230,7 +230,7 @@ func (n *Node) openPackets(ctx context.Context, c Config) (err error) {
 	return n.bridge.open(*c.Bridge)
 }
 
-func (n *Node) openSockets(ctx context.Context, cfg SocketsConfig, carrier *socketCarrier) error {
+func (n *Node) openSockets(ctx context.Context, cfg SocketsConfig, carrier *SocketCarrier) error {
 	key, err := serverKey(ctx, n.store)
 	if err != nil {
 		return err
@@ -262,7 +262,7 @@ func (n *Node) openSockets(ctx context.Context, cfg SocketsConfig, carrier *sock
 		}
 	}
 	s.setup = socketnet.New(n.host, socketnet.Config{Give: give, Logger: n.log})
-	carrier.endpoint = endpoint
+	carrier.Endpoint = endpoint
 	n.sockets = s
 	endpoint.Start(carrier)
 	return nil
@@ -356,29 +356,31 @@ func serverKey(ctx context.Context, store *durable.Store) (key paystream.ServerK
 	return paystream.ServerKey(raw), nil
 }
 
-// socketCarrier carries the packets of the endpoint through the hop engine. Their
-// ids are the part ids of the hops.
-type socketCarrier struct {
-	node     *Node
-	engine   *forward.Engine
-	endpoint *paystream.Endpoint
+// SocketCarrier carries the packets of an endpoint through a hop engine. Their ids
+// are the part ids of the hops. A Node has its own; the type is public for who joins
+// the parts without one.
+type SocketCarrier struct {
+	Engine   *forward.Engine
+	Endpoint *paystream.Endpoint
+	// FirstRoom is Room; nil: it is not known.
+	FirstRoom func(paystream.Dest) (tally.Amount, bool)
 }
 
 var (
-	_ paystream.Carrier = (*socketCarrier)(nil)
-	_ paystream.Roomer  = (*socketCarrier)(nil)
+	_ paystream.Carrier = (*SocketCarrier)(nil)
+	_ paystream.Roomer  = (*SocketCarrier)(nil)
 )
 
 // Send implements paystream.Carrier. It waits while the engine's inbox is full.
-func (c *socketCarrier) Send(p *paystream.Outgoing) error {
+func (c *SocketCarrier) Send(p *paystream.Outgoing) error {
 	out := &forward.Packet{
 		Dest: p.Dest.Peer, Token: p.Dest.Token, Via: p.Dest.Via, Amount: p.Amount,
 		Expires:   c.onEngine(p.Expires),
 		Condition: forward.Blake2b(p.Condition), Part: forward.PartID(p.ID), Data: p.Data,
-		Record: p.Record, Decided: c.answered,
+		Record: p.Record, Decided: c.Answered,
 	}
 	for {
-		err := c.engine.Send(out, nil)
+		err := c.Engine.Send(out, nil)
 		if !errors.Is(err, forward.ErrBusy) {
 			return err
 		}
@@ -387,36 +389,44 @@ func (c *socketCarrier) Send(p *paystream.Outgoing) error {
 }
 
 // Save implements paystream.Carrier.
-func (c *socketCarrier) Save(r paystream.Record) error { return c.engine.Save(r) }
+func (c *SocketCarrier) Save(r paystream.Record) error { return c.Engine.Save(r) }
 
 // Room implements paystream.Roomer.
-func (c *socketCarrier) Room(d paystream.Dest) (tally.Amount, bool) {
+func (c *SocketCarrier) Room(d paystream.Dest) (tally.Amount, bool) {
+	if c.FirstRoom == nil {
+		return 0, false
+	}
+	return c.FirstRoom(d)
+}
+
+// firstRoom is the headroom of our tab with the first hop on a way.
+func (n *Node) firstRoom(d paystream.Dest) (tally.Amount, bool) {
 	first := d.Peer
 	if len(d.Via) > 0 {
 		first = d.Via[0]
-	} else if _, neighbour := c.node.packets.Info(first); !neighbour {
-		if first = c.node.routes[d.Peer]; first == "" {
+	} else if _, neighbour := n.packets.Info(first); !neighbour {
+		if first = n.routes[d.Peer]; first == "" {
 			return 0, false
 		}
 	}
-	room, err := c.node.book.HeadroomPacket(first, swap.Consume)
+	room, err := n.book.HeadroomPacket(first, swap.Consume)
 	return room, err == nil
 }
 
 // The engine's clock is the wall clock at its start and monotonic from there; that
 // of sockets is time.Time with its monotonic part. What crosses is what is left.
 
-func (c *socketCarrier) onEngine(t time.Time) time.Time {
-	return time.UnixMilli(c.engine.Now()).Add(time.Until(t))
+func (c *SocketCarrier) onEngine(t time.Time) time.Time {
+	return time.UnixMilli(c.Engine.Now()).Add(time.Until(t))
 }
 
-func (c *socketCarrier) onSocket(t time.Time) time.Time {
-	return time.Now().Add(t.Sub(time.UnixMilli(c.engine.Now())))
+func (c *SocketCarrier) onSocket(t time.Time) time.Time {
+	return time.Now().Add(t.Sub(time.UnixMilli(c.Engine.Now())))
 }
 
-// Packet takes a packet for us that is no part of a payment.
-func (c *socketCarrier) Packet(d *forward.Delivery) (forward.Decision, bool) {
-	out := c.endpoint.Packet(&paystream.Incoming{
+// Packet implements forward.Handler: it takes a packet for us that is no part of a payment.
+func (c *SocketCarrier) Packet(d *forward.Delivery) (forward.Decision, bool) {
+	out := c.Endpoint.Packet(&paystream.Incoming{
 		ID: paystream.PacketID(d.Part), From: d.From, Token: d.Token, Amount: d.Amount,
 		Expires: c.onSocket(d.Expires), Condition: d.Condition.Digest, Data: d.Data,
 	})
@@ -430,11 +440,11 @@ func (c *socketCarrier) Packet(d *forward.Delivery) (forward.Decision, bool) {
 	}
 }
 
-// answered passes on what became of a packet of ours. What the endpoint makes of it
+// Answered passes on what became of a packet of ours. What the endpoint makes of it
 // is saved in the batch that forgets the packet.
-func (c *socketCarrier) answered(r *forward.Result) func(*durable.Batch) {
+func (c *SocketCarrier) Answered(r *forward.Result) func(*durable.Batch) {
 	kind, most := rejectOf(r)
-	return c.endpoint.Answer(&paystream.Answer{
+	return c.Endpoint.Answer(&paystream.Answer{
 		ID: paystream.PacketID(r.Part), Fulfilled: r.Fulfilled, Data: r.Data, Kind: kind, Most: most,
 	})
 }

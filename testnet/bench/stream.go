@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"path/filepath"
 	"sync"
 	"time"
@@ -18,8 +19,10 @@ import (
 	"github.com/tallystick/tally/host"
 	"github.com/tallystick/tally/internal/durable"
 	"github.com/tallystick/tally/internal/durable/durabletest"
+	"github.com/tallystick/tally/paystream"
 	"github.com/tallystick/tally/paystream/forward"
 	"github.com/tallystick/tally/protocols/packetnet"
+	"github.com/tallystick/tally/swap"
 )
 
 // Sizes of the packets that are measured. packetData is that of a small inner
@@ -44,18 +47,26 @@ func preimageOf(data []byte) tally.Preimage {
 	return blake2b.Sum256(keyed[:n])
 }
 
-// payee fulfils each packet at once.
-type payee struct{}
+// payee gives packets with a token, and all others on a node that pays, to the
+// sockets. It fulfils each other packet at once.
+type payee struct {
+	sockets *host.SocketCarrier
+	pays    bool
+}
 
-func (payee) Packet(d *forward.Delivery) (forward.Decision, bool) {
+func (p *payee) Packet(d *forward.Delivery) (forward.Decision, bool) {
+	if len(d.Token) > 0 || p.pays {
+		return p.sockets.Packet(d)
+	}
 	return forward.Decision{Fulfil: true, Preimage: preimageOf(d.Data)}, true
 }
 
-// hopNode is a party with a hop engine.
+// hopNode is a party with a hop engine and an endpoint.
 type hopNode struct {
 	*party
-	engine *forward.Engine
-	packet *packetnet.Service
+	engine   *forward.Engine
+	packet   *packetnet.Service
+	endpoint *paystream.Endpoint
 }
 
 // chain is a row of nodes, each a neighbour of the next.
@@ -81,7 +92,7 @@ func newChain(ctx context.Context, o *Options, hops int, onDisk bool) (c chain, 
 				return c, remove, err
 			}
 		}
-		n, err := newHopNode(ctx, store, onDisk)
+		n, err := newHopNode(ctx, store, onDisk, i == 0)
 		if err != nil {
 			return c, remove, err
 		}
@@ -97,7 +108,7 @@ func newChain(ctx context.Context, o *Options, hops int, onDisk bool) (c chain, 
 	return c, remove, nil
 }
 
-func newHopNode(ctx context.Context, store *durable.Store, journal bool) (_ *hopNode, err error) {
+func newHopNode(ctx context.Context, store *durable.Store, journal, pays bool) (_ *hopNode, err error) {
 	n := &hopNode{}
 	defer func() {
 		if err != nil {
@@ -107,9 +118,25 @@ func newHopNode(ctx context.Context, store *durable.Store, journal bool) (_ *hop
 	if n.party, err = newParty(ctx, partyConfig{transport: overTCP, policy: wide(), store: store}); err != nil {
 		return nil, err
 	}
-	cfg := forward.Config{Self: n.id(), Tabs: host.PacketTabs(n.book, journal), Memory: !journal, Handler: payee{}}
+	carrier := &host.SocketCarrier{FirstRoom: func(d paystream.Dest) (tally.Amount, bool) {
+		first := d.Peer
+		if len(d.Via) > 0 {
+			first = d.Via[0]
+		}
+		room, err := n.book.HeadroomPacket(first, swap.Consume)
+		return room, err == nil
+	}}
+	cfg := forward.Config{
+		Self: n.id(), Tabs: host.PacketTabs(n.book, journal), Memory: !journal,
+		Handler: &payee{carrier, pays}, Orphan: carrier.Answered,
+	}
+	// Packets of one unit, as small as those of the engine alone.
+	sockets := paystream.Config{Self: n.id(), Key: paystream.ServerKey{1}, Memory: !journal, LargestPacket: 1, Logger: slog.New(slog.DiscardHandler)}
 	if journal {
-		cfg.Store = store
+		cfg.Store, sockets.Store = store, store
+	}
+	if n.endpoint, err = paystream.Open(ctx, sockets); err != nil {
+		return nil, err
 	}
 	if n.engine, err = forward.New(ctx, cfg); err != nil {
 		return nil, err
@@ -117,6 +144,8 @@ func newHopNode(ctx context.Context, store *durable.Store, journal bool) (_ *hop
 	if n.packet, err = packetnet.New(n.host, n.engine, packetnet.Config{}); err != nil {
 		return nil, err
 	}
+	carrier.Engine, carrier.Endpoint = n.engine, n.endpoint
+	n.endpoint.Start(carrier)
 	n.engine.Start(n.packet)
 	return n, errors.Join(n.swap.Start(), n.packet.Start())
 }
@@ -146,6 +175,9 @@ func (n *hopNode) close() error {
 	}
 	if n.engine != nil {
 		errs = append(errs, n.engine.Close())
+	}
+	if n.endpoint != nil {
+		errs = append(errs, n.endpoint.Close())
 	}
 	return errors.Join(append(errs, n.party.close())...)
 }
@@ -286,6 +318,80 @@ func (r *payRun) decided(s *slot, res *forward.Result) {
 	r.send(s)
 }
 
+// socketRun pays over a socket of the two ends of a chain.
+type socketRun struct {
+	conn *paystream.Conn
+	took []time.Duration
+}
+
+func newSocketRun(ctx context.Context, c chain, via []peer.ID) (*socketRun, error) {
+	ctx, cancel := context.WithTimeout(ctx, sessionWithin)
+	defer cancel()
+	u, err := c[len(c)-1].endpoint.Issue(paystream.Grant{Use: paystream.UsePush, Min: paystream.At(0), Max: paystream.NoMax})
+	if err != nil {
+		return nil, err
+	}
+	conn, err := c[0].endpoint.Dial(ctx, u, via, paystream.Terms{Min: paystream.NoMin, Max: paystream.NoMax})
+	return &socketRun{conn: conn}, err
+}
+
+// run pushes for d and returns the fulfilled packets in a second.
+func (s *socketRun) run(ctx context.Context, d time.Duration) (float64, error) {
+	const all = -(1 << 58)
+	before, begin := s.conn.Report().Sent, time.Now()
+	if err := s.conn.SetLimits(paystream.NoMin, paystream.At(all)); err != nil {
+		return 0, err
+	}
+	end := time.NewTimer(d)
+	defer end.Stop()
+	select {
+	case <-end.C:
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	done := float64(s.conn.Report().Sent-before) / time.Since(begin).Seconds()
+	if err := s.conn.Err(); err != nil {
+		return 0, err
+	}
+	return done, s.rest(ctx)
+}
+
+// rest stops pushing, and waits until nothing is in flight.
+func (s *socketRun) rest(ctx context.Context) error {
+	if err := s.conn.SetLimits(paystream.NoMin, paystream.NoMax); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, sessionWithin)
+	defer cancel()
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for s.conn.Report().HoldOut > 0 {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return fmt.Errorf("packets of a socket are not decided: %w", ctx.Err())
+		}
+	}
+	return nil
+}
+
+// single pays one unit after the other for d.
+func (s *socketRun) single(ctx context.Context, d time.Duration) (float64, error) {
+	s.took = s.took[:0]
+	begin := time.Now()
+	for now := begin; now.Sub(begin) < d; now = time.Now() {
+		balance := s.conn.Report().Balance
+		if err := s.conn.Pay(1); err != nil {
+			return 0, err
+		}
+		if err := s.conn.WaitBalance(ctx, balance-1); err != nil {
+			return 0, err
+		}
+		s.took = append(s.took, time.Since(now))
+	}
+	return float64(len(s.took)) / time.Since(begin).Seconds(), s.rest(ctx)
+}
+
 // bareChain is the limit: the same streams carry frames of the same length there
 // and back, and nobody looks at them.
 type bareChain struct {
@@ -397,10 +503,9 @@ func (b *bareChain) run(ctx context.Context, d time.Duration) (float64, error) {
 	}
 }
 
-// benchStream measures packets over several hops. The socket of paystream will
-// stand in front of the engine as payer and payee; until then both are this
-// file's, with the hashes that a socket makes for each packet and without its
-// sealing.
+// benchStream measures packets over several hops: those of a socket, and beside them
+// those of the engine alone, whose payer and payee are this file's, with the hashes
+// that a socket makes for each packet and without its sealing.
 func benchStream(ctx context.Context, o *Options) (figures []Figure, err error) {
 	goals := map[int]struct{ rate, p50 float64 }{1: {300e3, 60}, 2: {150e3, 120}, 4: {80e3, 220}}
 	for _, hops := range scale(o, []int{1, 2, 4}, []int{1, 2}) {
@@ -446,32 +551,37 @@ func streamOver(ctx context.Context, o *Options, hops int, onDisk bool, goal, go
 		return nil, err
 	}
 	defer single.close()
-	var p50, bareP50 []float64
-	all, err := rounds(ctx, o, many.run, bare.run,
-		func(ctx context.Context, d time.Duration) (float64, error) {
-			v, err := one.run(ctx, d)
-			at50, _ := percentiles(one.took)
-			p50 = append(p50, at50*1000)
-			return v, err
-		},
-		func(ctx context.Context, d time.Duration) (float64, error) {
-			v, err := single.run(ctx, d)
-			at50, _ := percentiles(single.took)
-			bareP50 = append(bareP50, at50*1000)
-			return v, err
-		})
+	socket, err := newSocketRun(ctx, c, many.via)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.check(ctx, many.paid+one.paid); err != nil {
+	var p50, engineP50, bareP50 []float64
+	timed := func(to *[]float64, took *[]time.Duration, run probe) probe {
+		return func(ctx context.Context, d time.Duration) (float64, error) {
+			v, err := run(ctx, d)
+			at50, _ := percentiles(*took)
+			*to = append(*to, at50*1000)
+			return v, err
+		}
+	}
+	all, err := rounds(ctx, o, socket.run, many.run, bare.run,
+		timed(&p50, &socket.took, socket.single), timed(&engineP50, &one.took, one.run), timed(&bareP50, &single.took, single.run))
+	if err != nil {
+		return nil, err
+	}
+	if err := c.check(ctx, many.paid+one.paid+uint64(socket.conn.Report().Sent)); err != nil {
 		return nil, err
 	}
 	name := fmt.Sprintf("stream/%s/hops-%d", where, hops)
+	engine := fmt.Sprintf("stream/engine/%s/hops-%d", where, hops)
 	note := "packets of 1 unit with 100 bytes, hash-locked, on the tabs of every hop; two hashes at each end and one at each hop"
+	sealed := "packets of 1 unit of a socket, sealed both ways, on the tabs of every hop; at most 1024 in flight"
 	limit := "the same streams, frames as long there and back, nobody looks"
 	return []Figure{
-		rate(name, "packets/s", all[0], all[1], limit, goal).note("%s; %d in flight", note, streamWindow).withCPU(all[0], all[1]).
+		rate(name, "packets/s", all[0], all[2], limit, goal).note("%s", sealed).withCPU(all[0], all[2]).with("payment_threshold", 1_000_000),
+		cost(name+"/p50", "µs", once(p50...), once(bareP50...), limit, goalP50).note("one unit at a time, from Pay to the balance"),
+		rate(engine, "packets/s", all[1], all[2], limit, 0).note("%s; %d in flight", note, streamWindow).withCPU(all[1], all[2]).
 			with("payment_threshold", 1_000_000).with("window", streamWindow),
-		cost(name+"/p50", "µs", once(p50...), once(bareP50...), limit, goalP50).note("one packet at a time, from Send to its result"),
+		cost(engine+"/p50", "µs", once(engineP50...), once(bareP50...), limit, 0).note("one packet at a time, from Send to its result"),
 	}, nil
 }
