@@ -200,7 +200,7 @@ func TestMonitoringTellsNoPeers(t *testing.T) {
 	w := httptest.NewRecorder()
 	d.http.Handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", http.NoBody))
 	text := w.Body.String()
-	for _, name := range []string{"tally_exposure_units", "tally_cheques_sent_total", "tally_store_failed 0", "go_goroutines"} {
+	for _, name := range []string{"tally_exposure_units", "tally_cheques_sent_total", "tally_store_failed 0", "go_goroutines", "tally_sockets 0", "tally_packet_sessions 0", "tally_socket_sent_units_total 0"} {
 		if !strings.Contains(text, name) {
 			t.Errorf("no %s in /metrics", name)
 		}

@@ -4,6 +4,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/tallystick/tally/paystream"
+	"github.com/tallystick/tally/paystream/forward"
+	"github.com/tallystick/tally/protocols/packetnet"
 	"github.com/tallystick/tally/swap"
 )
 
@@ -19,6 +22,9 @@ type reading struct {
 	stats        swap.Stats
 	sessions     int
 	storeFailure float64
+	packets      packetnet.Stats
+	hops         forward.Stats
+	sockets      paystream.Stats
 }
 
 // collector answers a scrape. No metric has a peer as label: peers come and go
@@ -55,6 +61,28 @@ func newMetrics(n *Node) *prometheus.Registry {
 			counter("peers_blocked", "Peers disconnected for a debt they did not pay.", func(r *reading) float64 { return float64(r.stats.PeersBlocked) }),
 		}},
 	)
+	if n.engine != nil {
+		reg.MustRegister(&collector{node: n, metrics: []metric{
+			gauge("packet_sessions", "Peers with a packet session.", func(r *reading) float64 { return float64(r.packets.Sessions) }),
+			counter("packet_messages", "Messages of neighbours about packets.", func(r *reading) float64 { return float64(r.hops.Messages) }),
+			counter("packet_faults", "Sessions reset because the peer broke the protocol.", func(r *reading) float64 { return float64(r.hops.Faults) }),
+			counter("packets_delivered", "Packets that were for us.", func(r *reading) float64 { return float64(r.hops.Delivered) }),
+			counter("packet_data_dropped", "Replies that lost their data to a peer that reads slowly.", func(r *reading) float64 { return float64(r.packets.DataDropped) }),
+			counter("packet_fees_units", "Fees of packets that passed here, in units, of all time.", func(r *reading) float64 { return float64(r.hops.Earned) }),
+		}})
+	}
+	if n.sockets != nil {
+		reg.MustRegister(&collector{node: n, metrics: []metric{
+			gauge("sockets", "Payment sockets in memory.", func(r *reading) float64 { return float64(r.sockets.Sockets) }),
+			gauge("sockets_stored", "Records of payment sockets that are not in memory.", func(r *reading) float64 { return float64(r.sockets.Stored) }),
+			counter("socket_sent_units", "What sockets paid, in units.", func(r *reading) float64 { return float64(r.sockets.Sent) }),
+			counter("socket_received_units", "What sockets were paid, in units.", func(r *reading) float64 { return float64(r.sockets.Received) }),
+			counter("socket_packets_fulfilled", "Packets of our sockets that were fulfilled.", func(r *reading) float64 { return float64(r.sockets.Fulfilled) }),
+			counter("socket_packets_rejected", "Packets of our sockets that were rejected.", func(r *reading) float64 { return float64(r.sockets.Rejected) }),
+			counter("socket_packets_taken", "Packets of peers that our sockets took.", func(r *reading) float64 { return float64(r.sockets.Taken) }),
+			counter("socket_packets_refused", "Packets of peers that our sockets refused.", func(r *reading) float64 { return float64(r.sockets.Refused) }),
+		}})
+	}
 	return reg
 }
 
@@ -70,6 +98,12 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	r := reading{stats: c.node.book.Stats(), sessions: c.node.swap.Stats().Sessions}
 	if c.node.store.Failed() != nil {
 		r.storeFailure = 1
+	}
+	if c.node.packets != nil {
+		r.packets, r.hops = c.node.packets.Stats(), c.node.engine.Stats()
+	}
+	if c.node.sockets != nil {
+		r.sockets = c.node.sockets.Stats()
 	}
 	for _, m := range c.metrics {
 		ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(&r))

@@ -118,7 +118,10 @@ func TestSocketsOfDaemons(t *testing.T) {
 func dataOfDaemons(ctx context.Context, t *testing.T, from, to rpc.Sockets, id paystream.SocketID) {
 	t.Helper()
 	sent := bytes.Repeat([]byte("tally"), 60_000)
-	go func() { // ends with the stream, or with ctx
+	done := make(chan struct{})
+	defer func() { <-done }() // who closes the socket before fails the call
+	go func() {               // ends with the stream, or with ctx
+		defer close(done)
 		row, err := from.Send(ctx, id, 0, sent[:rpc.MaxStreamData], false)
 		if err == nil {
 			_, err = from.Send(ctx, id, row.Stream, sent[rpc.MaxStreamData:], true)

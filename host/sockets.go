@@ -121,6 +121,9 @@ func (s *Sockets) Conn(id paystream.SocketID) (*paystream.Conn, error) {
 // List returns the sockets in memory: an idle one leaves it after a minute.
 func (s *Sockets) List() []*paystream.Conn { return s.endpoint.Sockets() }
 
+// Stats counts what the sockets did since the start.
+func (s *Sockets) Stats() paystream.Stats { return s.endpoint.Stats() }
+
 // GrantOf is the usual grant of n units for a use; the zero time never expires.
 // What is not usual is a paystream.Grant of the caller's.
 func GrantOf(use paystream.Use, n tally.Amount, expires time.Time) (paystream.Grant, error) {

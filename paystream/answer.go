@@ -127,6 +127,7 @@ func (c *Conn) finish(a *Answer, o *outgoing, p *Packet, known bool) {
 		return
 	}
 	c.budgetSettle(o.amount, a.Fulfilled)
+	c.e.count.decided(o.amount, a.Fulfilled)
 	if a.Fulfilled && o.load != nil {
 		c.streams.Share(o.load.shares, o.amount, false)
 	}

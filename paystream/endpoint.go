@@ -115,6 +115,7 @@ type Endpoint struct {
 
 	assetCode []byte       // of Config.Asset
 	data      atomic.Int64 // memory of all streams
+	count     counters
 	entropy   entropy
 }
 

@@ -85,6 +85,7 @@ func (c *Conn) handle(in *Incoming) Decision {
 		reply.Code = CodeClosed
 	} else if in.Amount > 0 && o.Fresh && p.Amount > 0 {
 		reply.Code = c.receive(in, p, &o, &d)
+		c.e.count.arrived(in.Amount, d.Fulfil)
 		if d.Fulfil {
 			reply.Kind = KindFulfil
 		}

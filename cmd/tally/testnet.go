@@ -153,7 +153,8 @@ exits with 0 only if none failed. SCENARIO is a file or a name that ships`
 
 Peers run in this process and settle with signed cheques. With --hard each one is a
 process of its own that settles in mode hard on a chain of play money: the same
-checks then are about money. A scenario with the line "mode hard" always runs so;
+checks then are about money. A scenario with the line "mode hard" always runs so,
+one with "mode mock" on processes without a chain, as those about payment sockets do;
 one that stops a peer at each write (crash) or reads what only the process itself
 knows (flood) cannot.`,
 		Example:   "  tally testnet run threshold\n  tally testnet run tab --hard\n  tally testnet run ./mine.txt -o json",

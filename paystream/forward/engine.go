@@ -226,17 +226,22 @@ type Engine struct {
 	stats   stats
 }
 
-type stats struct{ stepped, faults, delivered atomic.Uint64 }
+type stats struct{ stepped, faults, delivered, earned atomic.Uint64 }
 
 // Stats are counts since the start.
 type Stats struct {
 	// Messages of neighbours, faults of neighbours, packets for us.
 	Messages, Faults, Delivered uint64
+	// Earned is the sum of all fees, over restarts too.
+	Earned tally.Amount
 }
 
 // Stats returns the counts.
 func (e *Engine) Stats() Stats {
-	return Stats{Messages: e.stats.stepped.Load(), Faults: e.stats.faults.Load(), Delivered: e.stats.delivered.Load()}
+	return Stats{
+		Messages: e.stats.stepped.Load(), Faults: e.stats.faults.Load(), Delivered: e.stats.delivered.Load(),
+		Earned: tally.Amount(e.stats.earned.Load()),
+	}
 }
 
 type pending struct {
@@ -359,6 +364,7 @@ func (e *Engine) restore(ctx context.Context) error {
 	if err := e.hop.Check(); err != nil {
 		return fmt.Errorf("forward: journal of packets: %w", err)
 	}
+	e.stats.earned.Store(uint64(e.hop.Earned()))
 	return e.cfg.Tabs.Restore(held)
 }
 
@@ -619,6 +625,7 @@ func (e *Engine) tellAgain() error {
 		e.cfg.Kept(&r)
 	}
 	err := e.carryOut()
+	e.stats.earned.Store(uint64(e.hop.Earned()))
 	e.wire.Flush()
 	return err
 }
