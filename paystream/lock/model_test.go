@@ -694,11 +694,6 @@ var weaknesses = []weakness{
 	}},
 	{name: "takes a lock beyond the horizon without a guard", role: Payee, terms: func(t *Terms) { t.Margin = -3 }},
 	{name: "keeps the guard to itself", role: Payee, silentGuard: true},
-	{name: "takes a lock on a channel that settles", role: Payee, tamper: func(s *Slots, ev *Event) {
-		if ev.Kind == EvLock {
-			s.head.SettlingAt = 0
-		}
-	}},
 }
 
 func TestWeakenedVariantsLose(t *testing.T) {

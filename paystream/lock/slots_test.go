@@ -307,6 +307,25 @@ func TestTakeRefuses(t *testing.T) {
 	}
 }
 
+// A lock on a channel that settles, or is gone, is given up at once. The model finds
+// no loss without this, for the claim of such a channel goes out at the next head;
+// with it nothing hangs on that.
+func TestTakeOnSettlingChannel(t *testing.T) {
+	for name, head := range map[string]View{
+		"settles": {Height: 100, SettlingAt: 1540},
+		"is gone": {Height: 100, Gone: true},
+	} {
+		payee := newEnd(t, Payee, filecoin())
+		payee.must(Event{Kind: EvChain, Head: head, Final: View{Height: 95}})
+		payee.must(Event{Kind: EvLock, ID: 1, Amount: 5, Voucher: Voucher{
+			Lane: 2, Nonce: 1, Amount: 5, Locked: true, Hash: pre(1).Hashlock(), Expires: 200,
+		}})
+		if last := payee.out[len(payee.out)-1]; last.Send != SendCancel {
+			t.Errorf("%s: answered with %d", name, last.Send)
+		}
+	}
+}
+
 // Everything comes twice, and changes nothing the second time.
 func TestEverythingTwice(t *testing.T) {
 	amounts := map[uint64]tally.Amount{1: 5, 2: 6}
