@@ -22,6 +22,7 @@ import (
 	"github.com/tallystick/tally/paych/lotus"
 	"github.com/tallystick/tally/paystream/compat/bridge"
 	"github.com/tallystick/tally/paystream/forward"
+	"github.com/tallystick/tally/paystream/hold"
 	"github.com/tallystick/tally/swap"
 )
 
@@ -225,6 +226,10 @@ func nodeConfig(c repo.Config, hasChain bool) (Config, error) {
 		Packets:  &PacketsConfig{Rules: forward.Rules{FeeBase: tally.Amount(c.FeeBase), FeePPM: uint32(c.FeePPM)}, Routes: routes},
 		Sockets:  &SocketsConfig{PushMax: tally.Amount(c.SocketPushMax), PerPeer: int(c.SocketsPerPeer)},
 		Payments: &PaymentsConfig{},
+		Holds: &HoldsConfig{Policy: hold.Policy{
+			Offer: c.HoldMaxHours > 0, MaxTime: time.Duration(c.HoldMaxHours) * time.Hour, MaxPayer: tally.Amount(c.HoldMaxPayer),
+			PriceBase: tally.Amount(c.HoldPriceBase), PricePPM: uint32(c.HoldPricePPM),
+		}},
 		Bridge: &BridgeConfig{
 			Listen: c.BTPListen, Limits: bridge.Limits{Credit: tally.Amount(c.BridgeCredit), Debt: tally.Amount(c.BridgeDebt)},
 			PointerListen: c.PointerListen,

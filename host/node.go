@@ -57,13 +57,16 @@ type Config struct {
 	// Messages serves and queries a Waku message store. Default: off.
 	Messages *MessagesConfig
 	// Packets carries hash-locked packets between neighbours, for a fee. Default:
-	// off, but on with Sockets, with Payments and with Bridge.
+	// off, but on with Sockets, Payments, Holds and Bridge.
 	Packets *PacketsConfig
 	// Sockets pays and is paid end to end, over any neighbours. Default: off.
 	Sockets *SocketsConfig
 	// Payments pays invoices in parts over several ways, and takes such payments.
 	// Default: off.
 	Payments *PaymentsConfig
+	// Holds pays payees that are offline, is paid so, and holds for others. Default:
+	// off.
+	Holds *HoldsConfig
 	// Bridge speaks Interledger with whoever is under its addresses. Default: off.
 	Bridge *BridgeConfig
 	// Notify is called on what happens to tabs. It must return soon.
@@ -119,6 +122,7 @@ type Node struct {
 
 	payments *payments.Service // nil without Config.Payments, as the next two
 	parts    *partCarrier
+	holds    *holds // nil without Config.Holds
 	ways     *ways
 
 	messages *storenet.Store // nil without Config.Messages, as the next two
@@ -281,7 +285,7 @@ func newNode(h host.Host, store *durable.Store, cfg Config) (_ *Node, err error)
 	if err = n.swap.Start(); err != nil {
 		return nil, err
 	}
-	if cfg.Packets == nil && (cfg.Sockets != nil || cfg.Payments != nil || cfg.Bridge != nil) {
+	if cfg.Packets == nil && (cfg.Sockets != nil || cfg.Payments != nil || cfg.Holds != nil || cfg.Bridge != nil) {
 		cfg.Packets = &PacketsConfig{}
 	}
 	if cfg.Packets != nil {

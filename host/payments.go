@@ -70,7 +70,7 @@ func realmText(r swap.Realm) string {
 //	        ▲                               │
 //	        └── Part, Answer, Gone ─────────┘ saved before they are told
 func (n *Node) openPayments(ctx context.Context, carrier *partCarrier) error {
-	carrier.begin(n.engine, n.log)
+	carrier.begin(n.engine, n.log, partToken)
 	n.ways = newWays(n)
 	private := n.host.Peerstore().PrivKey(n.host.ID())
 	s, err := payments.Open(ctx, payments.Config{
@@ -89,12 +89,14 @@ func (n *Node) openPayments(ctx context.Context, carrier *partCarrier) error {
 // the hops.
 type partCarrier struct {
 	engine *forward.Engine
+	token  []byte // of the packets that are its parts
 	log    *slog.Logger
 
 	// mu guards the fields below. Nothing is called under it.
 	mu      sync.Mutex
 	handler payments.Handler
 	waiting map[payments.PartID]*waitingPart
+	sent    map[payments.PartID]struct{} // not forgotten
 	retries sync.WaitGroup
 }
 
@@ -109,24 +111,56 @@ type waitingPart struct {
 var _ payments.Carrier = (*partCarrier)(nil)
 
 // begin takes up what the engine found in its journal.
-func (c *partCarrier) begin(engine *forward.Engine, log *slog.Logger) {
-	c.engine, c.log, c.waiting = engine, log, make(map[payments.PartID]*waitingPart)
+func (c *partCarrier) begin(engine *forward.Engine, log *slog.Logger, token []byte) {
+	c.engine, c.log, c.token = engine, log, token
+	c.waiting, c.sent = make(map[payments.PartID]*waitingPart), make(map[payments.PartID]struct{})
 	for _, d := range engine.Waiting() {
-		c.waiting[payments.PartID(d.Part)] = &waitingPart{from: d.From, id: d.ID}
+		if bytes.Equal(d.Token, token) {
+			c.waiting[payments.PartID(d.Part)] = &waitingPart{from: d.From, id: d.ID}
+		}
 	}
+}
+
+// adopt tells which parts were sent before a restart.
+func (c *partCarrier) adopt(ids []payments.PartID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range ids {
+		c.sent[id] = struct{}{}
+	}
+}
+
+// sentIt and hasIt report whether a part of ours, or one that waits, is one of these.
+func (c *partCarrier) sentIt(id payments.PartID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.sent[id]
+	return ok
+}
+
+func (c *partCarrier) hasIt(id payments.PartID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.waiting[id] != nil
 }
 
 // Send implements payments.Carrier.
 func (c *partCarrier) Send(p *payments.Outgoing) error {
+	c.adopt([]payments.PartID{p.PartID})
 	return c.engine.Send(&forward.Packet{
-		Dest: p.Dest, Token: partToken, Via: p.Via, Amount: p.Amount, Expires: p.Expires, Condition: forward.Blake2b(p.Condition),
+		Dest: p.Dest, Token: c.token, Via: p.Via, Amount: p.Amount, Expires: p.Expires, Condition: forward.Blake2b(p.Condition),
 		Part: forward.PartID(p.PartID), Data: p.Data, Keep: true,
 	}, nil)
 }
 
 // Forget implements payments.Carrier. Where the engine has stopped, the restart
 // tells it again.
-func (c *partCarrier) Forget(id payments.PartID) { _ = c.engine.Forget(forward.PartID(id)) }
+func (c *partCarrier) Forget(id payments.PartID) {
+	c.mu.Lock()
+	delete(c.sent, id)
+	c.mu.Unlock()
+	_ = c.engine.Forget(forward.PartID(id))
+}
 
 // Fulfil implements payments.Carrier.
 func (c *partCarrier) Fulfil(id payments.PartID, preimage tally.Preimage, done func(error)) {
@@ -216,7 +250,9 @@ func (c *partCarrier) Sent(context.Context) ([]payments.PartID, error) {
 func (c *partCarrier) Waiting(context.Context) ([]payments.PartID, error) {
 	var ids []payments.PartID
 	for _, d := range c.engine.Waiting() {
-		ids = append(ids, payments.PartID(d.Part))
+		if bytes.Equal(d.Token, c.token) {
+			ids = append(ids, payments.PartID(d.Part))
+		}
 	}
 	return ids, nil
 }
@@ -294,11 +330,12 @@ func failureOf(r *forward.Result) payments.Failure {
 }
 
 // packetHandler gives each packet for us to whom it is for: one with Interledger's
-// condition to the bridge, one with the token of parts to the payments, others to the
-// sockets.
+// condition to the bridge, one with the token of parts to the payments, one with that
+// of holds to the holds, others to the sockets.
 type packetHandler struct {
 	sockets *SocketCarrier
 	parts   *partCarrier
+	holds   *partCarrier
 	bridge  *Bridge
 }
 
@@ -313,6 +350,10 @@ func (h *packetHandler) Packet(d *forward.Delivery) (forward.Decision, bool) {
 	case bytes.Equal(d.Token, partToken):
 		if h.parts != nil {
 			return h.parts.packet(d)
+		}
+	case bytes.Equal(d.Token, holdToken):
+		if h.holds != nil {
+			return h.holds.packet(d)
 		}
 	case h.sockets != nil:
 		return h.sockets.Packet(d)

@@ -204,13 +204,20 @@ func (n *Node) openPackets(ctx context.Context, c Config) (err error) {
 	}
 	if pay != nil {
 		n.parts = new(partCarrier)
-		handler.parts, fc.Kept, fc.Gone = n.parts, n.parts.kept, n.parts.gone
+		handler.parts = n.parts
+	}
+	if c.Holds != nil {
+		handler.holds = new(partCarrier)
+		fc.Rules.MaxKept = maxKept
+	}
+	if pay != nil || c.Holds != nil {
+		fc.Kept, fc.Gone = handler.kept, handler.gone
 	}
 	if n.engine, err = forward.New(ctx, fc); err != nil {
 		return err
 	}
 	carrier.Engine = n.engine
-	if n.packets, err = packetnet.New(n.host, n.engine, packetnet.Config{Rules: cfg.Rules, Logger: n.log}); err != nil {
+	if n.packets, err = packetnet.New(n.host, sessions{n.engine, n.online}, packetnet.Config{Rules: cfg.Rules, Logger: n.log}); err != nil {
 		return err
 	}
 	if sockets != nil {
@@ -220,6 +227,11 @@ func (n *Node) openPackets(ctx context.Context, c Config) (err error) {
 	}
 	if pay != nil {
 		if err = n.openPayments(ctx, n.parts); err != nil {
+			return err
+		}
+	}
+	if c.Holds != nil {
+		if err = n.openHolds(ctx, *c.Holds, handler.holds); err != nil {
 			return err
 		}
 	}
@@ -325,6 +337,9 @@ func (n *Node) closePackets() error {
 	if n.payments != nil {
 		n.parts.close()
 		errs = append(errs, n.payments.Close())
+	}
+	if n.holds != nil {
+		errs = append(errs, n.holds.close())
 	}
 	return errors.Join(errs...)
 }

@@ -58,6 +58,10 @@ type Config struct {
 	Routes              []string `toml:"routes" doc:"Ways to peers that are no neighbours, each as PEER=NEIGHBOUR."`
 	SocketPushMax       uint64   `toml:"socket_push_max" doc:"The most that a peer without a URI of ours may push to us on one socket; 0 lets nobody."`
 	SocketsPerPeer      uint64   `toml:"sockets_per_peer" doc:"The most sockets that come through one neighbour."`
+	HoldMaxHours        uint64   `toml:"hold_max_hours" group:"Holds" doc:"How long we hold a payment for a payee that is offline, at most 672; 0 holds nothing for others."`
+	HoldMaxPayer        uint64   `toml:"hold_max_payer" doc:"The most that we hold of one payer, in units; 0 is what its tab carries."`
+	HoldPriceBase       uint64   `toml:"hold_price_base" doc:"Units that a hold costs its payer, whatever becomes of it."`
+	HoldPricePPM        uint64   `toml:"hold_price_ppm" doc:"What it costs besides for each hour that has begun, in parts per million of its amount."`
 	BTPListen           string   `toml:"btp_listen" group:"Interledger" doc:"HOST:PORT where Interledger clients connect over BTP; empty is off. There is no TLS: on an address that others reach, put a proxy before it that has."`
 	BridgeCredit        uint64   `toml:"bridge_credit" doc:"The most that a client of the bridge may owe us, where it is added without a limit of its own. Default: payment_threshold."`
 	BridgeDebt          uint64   `toml:"bridge_debt" doc:"The most that we may owe such a client, and it lose with us. Default: payment_threshold."`
@@ -86,6 +90,9 @@ func DefaultConfig() Config {
 		LogLevel:            "info",
 		Routes:              []string{},
 		SocketPushMax:       1_000_000_000,
+		HoldMaxHours:        168,
+		HoldPriceBase:       1,
+		HoldPricePPM:        100,
 		SocketsPerPeer:      4096,
 		PubsubTopic:         "auto",
 		ClusterID:           1,
@@ -193,6 +200,10 @@ func (c Config) check() *BadSetting {
 		{"fee_ppm", c.FeePPM, 0, 1_000_000},
 		{"socket_push_max", c.SocketPushMax, 0, maxAmount},
 		{"sockets_per_peer", c.SocketsPerPeer, 1, 1 << 16},
+		{"hold_max_hours", c.HoldMaxHours, 0, 672},
+		{"hold_max_payer", c.HoldMaxPayer, 0, maxAmount},
+		{"hold_price_base", c.HoldPriceBase, 0, maxAmount},
+		{"hold_price_ppm", c.HoldPricePPM, 0, 1_000_000},
 		{"bridge_credit", c.BridgeCredit, 0, maxAmount},
 		{"bridge_debt", c.BridgeDebt, 0, maxAmount},
 		{"cluster_id", c.ClusterID, 0, math.MaxUint16},

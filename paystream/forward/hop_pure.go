@@ -90,6 +90,10 @@ type Rules struct {
 	HopDelta time.Duration
 	// MaxExpiry is the longest time that a packet may take. Default 5 min.
 	MaxExpiry time.Duration
+	// MaxKept is the longest time that a packet may take which does not pass here: one
+	// of our own, or one for us. It blocks no tab but that of its two ends. Default
+	// MaxExpiry, at most 60 days.
+	MaxKept time.Duration
 	// MaxInFlight is what we let one neighbour have in flight with us. Default
 	// and most MaxInFlight.
 	MaxInFlight int
@@ -102,6 +106,9 @@ func (r Rules) Complete() Rules {
 	}
 	if r.MaxExpiry == 0 {
 		r.MaxExpiry = 5 * time.Minute
+	}
+	if r.MaxKept == 0 {
+		r.MaxKept = r.MaxExpiry
 	}
 	if r.MaxInFlight == 0 {
 		r.MaxInFlight = MaxInFlight
@@ -118,6 +125,8 @@ func (r Rules) Validate() error {
 		return fmt.Errorf("forward: hop delta %v is below 1s, less than two clocks may differ by", r.HopDelta)
 	case r.MaxExpiry < r.HopDelta || r.MaxExpiry > 24*time.Hour:
 		return fmt.Errorf("forward: max expiry %v is not between the hop delta and 24h", r.MaxExpiry)
+	case r.MaxKept < r.MaxExpiry || r.MaxKept > 60*24*time.Hour:
+		return fmt.Errorf("forward: max time %v of packets that are kept is not between max expiry and 60 days", r.MaxKept)
 	case r.MaxInFlight < 1 || r.MaxInFlight > MaxInFlight:
 		return fmt.Errorf("forward: max in flight %d is not between 1 and %d", r.MaxInFlight, MaxInFlight)
 	}
@@ -482,7 +491,7 @@ func (h *Hop) prepare(now int64, l *link, m *Msg, fx []Effect) ([]Effect, error)
 	refuse := func(hop uint8, code Code, headroom tally.Amount) []Effect {
 		return h.refuse(l, m.ID, hop, code, headroom, fx)
 	}
-	if code := h.vet(now, m); code != CodeUnset {
+	if code := h.vet(now, m, false); code != CodeUnset {
 		return refuse(hopIn, code, 0), nil
 	}
 	if m.Dest == h.self {
@@ -545,7 +554,7 @@ func (h *Hop) prepare(now int64, l *link, m *Msg, fx []Effect) ([]Effect, error)
 }
 
 // vet checks what needs no tab.
-func (h *Hop) vet(now int64, m *Msg) Code {
+func (h *Hop) vet(now int64, m *Msg, own bool) Code {
 	if m.Amount >= maxAmount {
 		return CodeTooLarge
 	}
@@ -555,7 +564,11 @@ func (h *Hop) vet(now int64, m *Msg) Code {
 	if m.HopsLeft > MaxHops || len(m.Via) > MaxHops {
 		return CodeTooManyHops
 	}
-	if m.Expires > now+h.rules.MaxExpiry.Milliseconds() {
+	most := h.rules.MaxExpiry
+	if own || m.Dest == h.self {
+		most = h.rules.MaxKept
+	}
+	if m.Expires > now+most.Milliseconds() {
 		return CodeExpiryTooFar
 	}
 	if _, again := h.parts[m.Part]; again {
@@ -623,7 +636,7 @@ func (h *Hop) send(now int64, ev *Event, fx []Effect) []Effect {
 		r.Code, r.Headroom, r.Part, r.Hop = code, headroom, m.Part, hopIn // the first hop
 		return append(fx, Effect{Kind: FxResult, Ref: ev.Ref, Kept: ev.Keep, Msg: r})
 	}
-	if code := h.vet(now, m); code != CodeUnset {
+	if code := h.vet(now, m, true); code != CodeUnset {
 		return refuse(code, 0)
 	}
 	next, via := h.next(m, nil)

@@ -573,3 +573,36 @@ func FuzzHopStep(f *testing.F) {
 		}
 	})
 }
+
+// What passes here may not block our tabs for long. A packet of our own, or one for
+// us, blocks the tab of its two ends, and those may agree on more.
+func TestMaxKept(t *testing.T) {
+	const hour = int64(time.Hour / time.Millisecond)
+	x := newHopBench(t, Rules{MaxKept: time.Hour})
+	for i, c := range []struct {
+		change func(*Msg)
+		want   Code
+	}{
+		{func(m *Msg) { m.Expires = testNow + 300_001 }, CodeExpiryTooFar},
+		{func(m *Msg) { m.Dest, m.Expires = "self", testNow+hour+1 }, CodeExpiryTooFar},
+		{func(m *Msg) { m.Dest, m.Expires = "self", testNow+hour }, CodeUnset},
+	} {
+		fx := x.from("left", testPrepare(uint64(i+1), c.change))
+		if len(fx) != 1 || fx[0].Msg.Code != c.want {
+			t.Errorf("packet %d: %+v", i, fx)
+		}
+	}
+	for _, c := range []struct {
+		expires int64
+		kind    EffectKind
+	}{{testNow + hour, FxSend}, {testNow + hour + 1, FxResult}} {
+		m := testPrepare(0, func(m *Msg) { m.Part, m.Expires = PartID{byte(c.kind), 77}, c.expires })
+		fx, err := x.hop.Step(testNow, &Event{Kind: EvSend, Ref: 1, Msg: m}, nil)
+		if err != nil || fx[len(fx)-1].Kind != c.kind {
+			t.Errorf("own packet: %+v, %v", fx, err)
+		}
+	}
+	if (Rules{MaxKept: time.Minute}).Complete().Validate() == nil || (Rules{MaxKept: 61 * 24 * time.Hour}).Complete().Validate() == nil {
+		t.Error("a rule that cannot work passes")
+	}
+}

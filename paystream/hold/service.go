@@ -232,6 +232,19 @@ func (s *Service) compare(ctx context.Context) error {
 	return nil
 }
 
+// Parts returns the parts of ours that the carrier may still tell of, for callers
+// before Start.
+func (s *Service) Parts() []payments.PartID {
+	var ids []payments.PartID
+	for id := range s.payer.rows {
+		ids = append(ids, id)
+	}
+	for id := range s.holder.outs {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
 // Start begins to work.
 func (s *Service) Start() {
 	s.started = true
