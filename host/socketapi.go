@@ -12,6 +12,7 @@ import (
 	"github.com/tallystick/tally"
 	"github.com/tallystick/tally/host/rpc"
 	"github.com/tallystick/tally/paystream"
+	"github.com/tallystick/tally/paystream/hold"
 	"github.com/tallystick/tally/paystream/payments"
 	"github.com/tallystick/tally/protocols/socketnet"
 )
@@ -43,6 +44,15 @@ func (a *API) Sockets() (rpc.Sockets, error) {
 		return nil, rpc.NewError(rpc.CodeNoSockets, "%w", err)
 	}
 	return socketAPI{a, s}, nil
+}
+
+// Holds returns the holds.
+func (a *API) Holds() (*hold.Service, error) {
+	s, err := a.node.Holds()
+	if err != nil {
+		return nil, rpc.NewError(rpc.CodeUnsupported, "%w", err)
+	}
+	return s, nil
 }
 
 // Payments returns the payments in parts.

@@ -16,6 +16,7 @@ import (
 	"github.com/tallystick/tally/host/repo"
 	"github.com/tallystick/tally/host/rpc"
 	"github.com/tallystick/tally/host/rpc/rpctest"
+	"github.com/tallystick/tally/paystream/hold"
 	"github.com/tallystick/tally/paystream/payments"
 	"github.com/tallystick/tally/testnet"
 )
@@ -35,6 +36,8 @@ type fakePeer struct {
 	// pays has the payments; nil but in the scripts that ask for them.
 	pays   *rpctest.Payments
 	bridge rpctest.Bridge
+	// holds has the holds; nil but in the scripts that ask for them.
+	holds *rpctest.Holds
 
 	mu       sync.Mutex
 	messages []rpc.Message
@@ -80,7 +83,29 @@ func startFake(ctx context.Context, r *repo.Repo, opts StartOptions) (RunningPee
 			return nil, err
 		}
 	}
+	// FAKE_HOLDS names the file that tells a script of holder and payee.
+	if path := os.Getenv("FAKE_HOLDS"); path != "" {
+		h, err := rpctest.OpenHolds(context.WithoutCancel(ctx))
+		if err != nil {
+			return nil, err
+		}
+		f.holds = h
+		data, err := json.Marshal(map[string]string{"us": h.Us, "holder": h.Holder, "payee": h.Payee})
+		if err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			return nil, err
+		}
+	}
 	return f, nil
+}
+
+func (f *fakePeer) Holds() (*hold.Service, error) {
+	if f.holds == nil {
+		return nil, rpc.NewError(rpc.CodeUnsupported, "no holds")
+	}
+	return f.holds.Service, nil
 }
 
 func (f *fakePeer) Payments() (*payments.Service, error) {
@@ -104,6 +129,9 @@ func (f *fakePeer) Close(ctx context.Context) error {
 	}
 	if f.pays != nil {
 		return errors.Join(ctx.Err(), f.pays.Close())
+	}
+	if f.holds != nil {
+		return errors.Join(ctx.Err(), f.holds.Close())
 	}
 	if f.town != nil {
 		return errors.Join(ctx.Err(), f.town.Close())

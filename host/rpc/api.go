@@ -75,7 +75,7 @@ func run[T any](ctx context.Context, a *api, namespace string, list []Method, me
 // shown returns err as it crosses the wire.
 func shown(ctx context.Context, err error) *Error {
 	var e *Error
-	channel, payment := channelError(err), paymentError(err)
+	channel, payment, held := channelError(err), paymentError(err), holdError(err)
 	switch {
 	case errors.As(err, &e):
 		c := *e
@@ -85,6 +85,8 @@ func shown(ctx context.Context, err error) *Error {
 		return channel
 	case payment != nil:
 		return payment
+	case held != nil:
+		return held
 	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil:
 		return NewError(CodeTimeout, "%w", err)
 	case errors.Is(err, context.Canceled):

@@ -123,6 +123,10 @@ func TestRowKeys(t *testing.T) {
 		SendPartOptions{Via: []string{"x"}},
 		PartReply{},
 		PartRow{Via: []string{}, CreatedAt: now, DecidedAt: &now, ExpiresAt: now, CertainBy: now},
+		HoldOptions{},
+		HoldQuote{},
+		HoldRow{ChangedAt: now, ExpiresAt: &now, ReturnBy: &now, CertainBy: &now},
+		PromiseRow{ExpiresAt: now},
 		Details{"1", "2", "3", "4", "5", 6, 7, "8", "9", 10},
 		Done{},
 	} {

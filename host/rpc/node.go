@@ -6,6 +6,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/tallystick/tally/paystream/hold"
 	"github.com/tallystick/tally/paystream/payments"
 )
 
@@ -90,6 +91,9 @@ type Peer interface {
 	// Payments returns the payments in parts, the same for the life of the peer;
 	// CodeUnsupported where it makes none.
 	Payments() (*payments.Service, error)
+	// Holds returns the holds, the same for the life of the peer; CodeUnsupported
+	// where it takes part in none.
+	Holds() (*hold.Service, error)
 
 	// Channels returns the payment channels, the same for the life of the peer;
 	// CodeNoChain where no chain is configured.

@@ -22,6 +22,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/tallystick/tally/paystream/hold"
 	"github.com/tallystick/tally/paystream/payments"
 )
 
@@ -112,6 +113,10 @@ func (f *fakeNode) StoreQuery(_ context.Context, _ peer.ID, q StoreQuery) (Store
 
 func (f *fakeNode) Bridge() (Bridge, error) {
 	return nil, NewError(CodeNoBridge, "no bridge")
+}
+
+func (f *fakeNode) Holds() (*hold.Service, error) {
+	return nil, NewError(CodeUnsupported, "no holds")
 }
 
 func (f *fakeNode) Payments() (*payments.Service, error) {

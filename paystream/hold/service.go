@@ -269,6 +269,9 @@ func (s *Service) Close() error {
 	return s.failed
 }
 
+// Self is our peer id.
+func (s *Service) Self() peer.ID { return s.cfg.Self }
+
 // Now is the service's clock in milliseconds since 1970: the wall clock at its
 // start, and monotonic from there.
 func (s *Service) Now() int64 { return s.wallMS + time.Since(s.wallAt).Milliseconds() }
