@@ -26,7 +26,10 @@ import (
 // on one disk that may lose power at any write, a chain in memory, and a wire that
 // carries their messages in order. All of it lives in a bubble.
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// A worker of a library of go-jsonrpc runs for ever.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("go.opencensus.io/stats/view.(*worker).start"))
+}
 
 const deposit = 10_000 // units
 
@@ -40,6 +43,8 @@ type side struct {
 	key    address.Address
 	disk   *durabletest.Crash
 	tag    string
+	link   paych.Chain // how it reaches the chain
+	every  time.Duration
 
 	// Of the present life.
 	manager *paych.Manager
@@ -84,29 +89,38 @@ func inRig(t *testing.T, fn func(r *rig)) {
 			cancel()
 			running.Wait()
 		}()
-		r.payer.open()
-		r.payee.open()
-		id, err := r.payer.manager.PaychCreateSpec(ctx, paych.CreateSpec{
-			From: r.payer.key, To: r.payee.key, Amount: atto(deposit), Tag: r.payer.tag, Owned: true,
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if r.ch, err = r.payer.manager.PaychWaitReady(ctx, id); err != nil {
-			t.Fatal(err)
-		}
-		if err := r.payee.manager.PaychOwn(ctx, r.ch, r.payee.tag); err != nil {
-			t.Fatal(err)
-		}
-		r.dial()
+		r.begin(ctx)
 		fn(r)
 	})
+}
+
+// begin opens both sides, and a channel that both know.
+func (r *rig) begin(ctx context.Context) {
+	r.t.Helper()
+	r.payer.open()
+	r.payee.open()
+	id, err := r.payer.manager.PaychCreateSpec(ctx, paych.CreateSpec{
+		From: r.payer.key, To: r.payee.key, Amount: atto(deposit), Tag: r.payer.tag, Owned: true,
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if r.ch, err = r.payer.manager.PaychWaitReady(ctx, id); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := r.payee.manager.PaychOwn(ctx, r.ch, r.payee.tag); err != nil {
+		r.t.Fatal(err)
+	}
+	r.dial()
 }
 
 func (r *rig) side(name string) *side {
 	s := &side{rig: r, name: name, id: peer.ID(name), wallet: paychtest.NewWallet(name), disk: durabletest.NewMemCrash(), tag: "tab/" + name}
 	s.key = s.wallet.MustNew()
-	r.chain.Fund(s.key, 1<<62)
+	if r.chain != nil {
+		s.link = r.chain
+		r.chain.Fund(s.key, 1<<62)
+	}
 	return s
 }
 
@@ -117,13 +131,13 @@ func (s *side) open() {
 	if testing.Verbose() {
 		quiet = slog.New(slog.NewTextHandler(s.rig.t.Output(), nil)).With("side", s.name)
 	}
-	m, err := paych.Open(ctx, s.disk.Store, s.rig.chain, s.wallet, paych.Config{Logger: quiet})
+	m, err := paych.Open(ctx, s.disk.Store, s.link, s.wallet, paych.Config{Logger: quiet})
 	if err != nil {
 		s.failed("open", err)
 		return
 	}
 	s.manager = m
-	k, err := Open(ctx, s.disk.Store, m, s.rig.chain.Params(), links{s}, Config{Logger: quiet})
+	k, err := Open(ctx, s.disk.Store, m, s.link.Params(), links{s}, Config{Logger: quiet, Every: s.every})
 	if err != nil {
 		s.failed("open", err)
 		return
