@@ -2,11 +2,13 @@ package locker
 
 import (
 	"context"
+	"errors"
 	"testing"
 
 	"github.com/filecoin-project/go-state-types/big"
 
 	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/internal/durable"
 	"github.com/tallystick/tally/paych"
 	"github.com/tallystick/tally/paystream/lock"
 )
@@ -262,6 +264,30 @@ func TestFunds(t *testing.T) {
 		}
 		if err := r.offer(2, 1_000, r.head()+26); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// Who does not wait for a lock has it all the same, and who offers another under its
+// id has none.
+func TestOfferPending(t *testing.T) {
+	inRig(t, func(r *rig) {
+		ctx, cancel := context.WithCancel(context.Background())
+		o := Offer{ID: 1, Amount: 10, Hash: pre(1).Hashlock(), Expires: r.head() + 24}
+		o.Record = func(*durable.Batch) { cancel() }
+		if err := r.offer(2, 20, r.head()+26); err != nil { // the channel was seen
+			t.Fatal(err)
+		}
+		if err := r.payer.locker.Offer(ctx, r.payee.id, o); err != nil && !errors.Is(err, ErrPending) {
+			t.Fatalf("got %v", err)
+		}
+		r.pass(1)
+		if !r.payer.locker.lines[r.ch].has(1) {
+			t.Error("the lock is not there")
+		}
+		o.Amount++
+		if err := r.payer.locker.Offer(context.Background(), r.payee.id, o); !errors.Is(err, lock.ErrConflict) || errors.Is(err, ErrPending) {
+			t.Errorf("another lock under the id: %v", err)
 		}
 	})
 }

@@ -112,6 +112,9 @@ type Carrier interface {
 var (
 	// ErrNoChannel: no channel settles the tab with the peer in this direction yet.
 	ErrNoChannel = errors.New("locker: no channel to the peer; the first settlement opens one")
+	// ErrPending: the caller did not wait, or something failed after the lock was
+	// made. Its end is told to the carrier.
+	ErrPending = errors.New("locker: the lock stands, or may")
 	// ErrFunds: the channel has not enough free money; the error is a FundsError.
 	ErrFunds = errors.New("locker: the channel's free money is too little")
 	// ErrLost: the chain did not take a lock whose preimage we have shown.
@@ -322,8 +325,11 @@ type Offer struct {
 }
 
 // Offer makes a lock to p, and returns when it is on disk, signed and with the wire.
-// On an error nothing left us and nothing will: ErrNoChannel, ErrFunds, lock.ErrFull
-// and what else Step says. It may be called again with the same offer.
+// ErrPending says that the lock stands, or may, all the same, and that its end is told
+// to the carrier. On any other error nothing left us and nothing will: ErrNoChannel,
+// ErrFunds, lock.ErrFull and what else Step says; one that was on disk already, and
+// then could not be signed, is told to the carrier as failed too. It may be called
+// again with the same offer.
 func (k *Locker) Offer(ctx context.Context, p peer.ID, o Offer) error {
 	if k.off != nil {
 		return k.off
@@ -346,9 +352,14 @@ func (k *Locker) Offer(ctx context.Context, p peer.ID, o Offer) error {
 		}
 		return &FundsError{Free: have}
 	}
-	return l.ask(ctx, item{record: o.Record, ev: lock.Event{
+	err = l.ask(ctx, item{record: o.Record, ev: lock.Event{
 		Kind: lock.EvOffer, ID: o.ID, Amount: o.Amount, Hash: o.Hash, Expires: o.Expires, Long: o.Long,
 	}})
+	conflict := errors.Is(err, lock.ErrConflict) // it is another lock that stands
+	if err != nil && !conflict && (ctx.Err() != nil || errors.Is(err, ErrClosed) || l.has(o.ID)) {
+		return fmt.Errorf("%w: %w", ErrPending, err)
+	}
+	return err
 }
 
 // Fulfil shows the preimage of a lock of p. owed: we have paid for it on the way
