@@ -18,7 +18,7 @@ func TestKillUnderASocket(t *testing.T) {
 	for victim, name := range []string{"payer", "hop", "payee"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			defer cancel()
 			w := &town{t: t, ctx: ctx, dir: t.TempDir(), bin: os.Getenv(binaryEnv)}
 			if w.bin == "" {
