@@ -88,10 +88,13 @@ func TestReroute(t *testing.T) {
 		}
 		paid(100, "second/first/")
 
+		var mu sync.Mutex // guards tape
 		var tape []*paystream.Incoming
 		record := func(in *paystream.Incoming) *paystream.Answer {
 			cp := *in
 			cp.Data, cp.Token = bytes.Clone(in.Data), bytes.Clone(in.Token)
+			mu.Lock()
+			defer mu.Unlock()
 			tape = append(tape, &cp)
 			return nil
 		}
@@ -114,12 +117,15 @@ func TestReroute(t *testing.T) {
 		reroute("fifth")
 		paid(300, "fifth/")
 		time.Sleep(40 * time.Second) // bubble: the slow one arrives
-		if len(tape) < 4 {
-			t.Fatalf("only %d packets were recorded", len(tape))
-		}
 		paid(400, "fifth/")
+		mu.Lock()
+		played := slices.Clone(tape)
+		mu.Unlock()
+		if len(played) < 4 {
+			t.Fatalf("only %d packets were recorded", len(played))
+		}
 
-		for _, in := range slices.Backward(tape) {
+		for _, in := range slices.Backward(played) {
 			b.Packet(in)
 		}
 		paid(500, "fifth/")

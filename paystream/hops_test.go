@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -580,9 +581,9 @@ func TestPlayedCalls(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		asked := 0
+		var asked atomic.Int64
 		net.SetWay(a.id, b.id, paystreamtest.Way{Tamper: func(*paystream.Incoming) *paystream.Answer {
-			asked++
+			asked.Add(1)
 			return nil
 		}})
 		for range 1000 { // three seconds
@@ -592,8 +593,8 @@ func TestPlayedCalls(t *testing.T) {
 			}
 			time.Sleep(3 * time.Millisecond) // bubble
 		}
-		if asked < 2 || asked > 4 {
-			t.Errorf("asked the server %d times in 3 s", asked)
+		if n := asked.Load(); n < 2 || n > 4 {
+			t.Errorf("asked the server %d times in 3 s", n)
 		}
 		if err := client.Pay(5); err != nil {
 			t.Fatal(err)
