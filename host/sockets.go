@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -382,6 +383,10 @@ type SocketCarrier struct {
 	Endpoint *paystream.Endpoint
 	// FirstRoom is Room; nil: it is not known.
 	FirstRoom func(paystream.Dest) (tally.Amount, bool)
+
+	once    sync.Once
+	decided func(*forward.Result) func(*durable.Batch) // Answered, bound once
+	answer  paystream.Answer                           // scratch of the engine's goroutine
 }
 
 var (
@@ -391,11 +396,12 @@ var (
 
 // Send implements paystream.Carrier. It waits while the engine's inbox is full.
 func (c *SocketCarrier) Send(p *paystream.Outgoing) error {
+	c.once.Do(func() { c.decided = c.Answered })
 	out := &forward.Packet{
 		Dest: p.Dest.Peer, Token: p.Dest.Token, Via: p.Dest.Via, Amount: p.Amount,
 		Expires:   c.onEngine(p.Expires),
 		Condition: forward.Blake2b(p.Condition), Part: forward.PartID(p.ID), Data: p.Data,
-		Record: p.Record, Decided: c.Answered,
+		Record: p.Record, Decided: c.decided,
 	}
 	for {
 		err := c.Engine.Send(out, nil)
@@ -458,13 +464,12 @@ func (c *SocketCarrier) Packet(d *forward.Delivery) (forward.Decision, bool) {
 	}
 }
 
-// Answered passes on what became of a packet of ours. What the endpoint makes of it
+// Answered passes on, on the engine's goroutine, what became of a packet of ours. What the endpoint makes of it
 // is saved in the batch that forgets the packet.
 func (c *SocketCarrier) Answered(r *forward.Result) func(*durable.Batch) {
 	kind, most := rejectOf(r)
-	return c.Endpoint.Answer(&paystream.Answer{
-		ID: paystream.PacketID(r.Part), Fulfilled: r.Fulfilled, Data: r.Data, Kind: kind, Most: most,
-	})
+	c.answer = paystream.Answer{ID: paystream.PacketID(r.Part), Fulfilled: r.Fulfilled, Data: r.Data, Kind: kind, Most: most}
+	return c.Endpoint.Answer(&c.answer)
 }
 
 // rejectOf is what a reject says about the next packet.

@@ -117,7 +117,10 @@ func (c *Conn) finish(a *Answer, o *outgoing, p *Packet, known bool) {
 	default:
 		return
 	}
-	c.decided, c.dirty = append(c.decided, a.ID), true
+	c.dirty = true
+	if c.records != nil {
+		c.decided = append(c.decided, a.ID)
+	}
 	ev := Event{Kind: EvRejected, ID: a.ID}
 	if a.Fulfilled {
 		ev = Event{Kind: EvFulfilled, ID: a.ID, Arrived: arrived, Known: known}

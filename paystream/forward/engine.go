@@ -69,7 +69,7 @@ type Batch struct {
 	Recycle func(*Batch)
 }
 
-// Delivery is a packet for us. Token and Data are good during the call.
+// Delivery is a packet for us. It, its Token and its Data are good during the call.
 type Delivery struct {
 	From      peer.ID
 	ID        uint64
@@ -136,7 +136,7 @@ type Packet struct {
 	Decided func(*Result) func(*durable.Batch)
 }
 
-// Result is what became of a packet. Data is good during the call.
+// Result is what became of a packet. It and its Data are good during the call.
 type Result struct {
 	Part      PartID
 	Fulfilled bool
@@ -224,6 +224,8 @@ type Engine struct {
 	records []func(*durable.Batch)
 	rejects int // results in records that no send waits for
 	stats   stats
+	told    Result // scratch, for those who are told
+	offered Delivery
 }
 
 type stats struct{ stepped, faults, delivered, earned atomic.Uint64 }
@@ -787,8 +789,8 @@ func (e *Engine) step(now int64, ev *Event) error {
 func (e *Engine) deliver(now int64, from peer.ID, m *Msg, again bool) error {
 	e.stats.delivered.Add(1)
 	id := m.ID
-	packet := deliveryOf(from, m, again)
-	d, ok := e.cfg.Handler.Packet(&packet)
+	e.offered = deliveryOf(from, m, again)
+	d, ok := e.cfg.Handler.Packet(&e.offered)
 	switch {
 	case !ok && d.Kept != nil && (again || len(m.Data)+len(m.Token) <= MaxKept):
 		return e.keep(now, from, m, d.Kept, again)
@@ -916,8 +918,8 @@ func (e *Engine) decided(f *Effect) {
 			return
 		}
 	}
-	r := resultOf(f.Msg)
-	record := decided(&r)
+	e.told = resultOf(f.Msg)
+	record := decided(&e.told)
 	if record == nil || e.cfg.Store == nil {
 		return
 	}
@@ -929,9 +931,9 @@ func (e *Engine) decided(f *Effect) {
 
 // result tells the caller after it.
 func (e *Engine) result(f *Effect) {
-	r := resultOf(f.Msg)
+	e.told = resultOf(f.Msg)
 	if f.Kept {
-		e.cfg.Kept(&r)
+		e.cfg.Kept(&e.told)
 	}
 	if f.Ref == 0 {
 		return
@@ -940,6 +942,6 @@ func (e *Engine) result(f *Effect) {
 	e.results[f.Ref-1] = pending{}
 	e.free = append(e.free, f.Ref)
 	if done != nil {
-		done(&r)
+		done(&e.told)
 	}
 }
