@@ -160,6 +160,7 @@ func (a *API) PeerConnect(ctx context.Context, addr peer.AddrInfo) (rpc.PeerRow,
 		return rpc.PeerRow{}, rpc.NewError(rpc.CodeHandshake,
 			"connected to %s, but there was no swap handshake: %w", addr.ID, err)
 	}
+	a.node.waitPackets(ctx, addr.ID)
 	r, err := a.node.book.Row(addr.ID)
 	if err != nil {
 		return rpc.PeerRow{}, apiError(err)

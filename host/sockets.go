@@ -318,6 +318,21 @@ func (n *Node) WaitNeighbour(ctx context.Context, p peer.ID) error {
 	}
 }
 
+// packetsWithin bounds the wait for a packet session with a peer that was dialled.
+const packetsWithin = 2 * time.Second
+
+// waitPackets waits for the packet session with a connected peer that speaks the
+// protocol, so that what is paid right after has a way. It is not an error where none
+// begins: the tab works without.
+func (n *Node) waitPackets(ctx context.Context, p peer.ID) {
+	if speaks, err := n.host.Peerstore().SupportsProtocols(p, packetnet.Protocol); err != nil || len(speaks) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, packetsWithin)
+	defer cancel()
+	_ = n.WaitNeighbour(ctx, p)
+}
+
 // closePackets ends what carries packets, before the tabs that they are on.
 // A second call does nothing.
 func (n *Node) closePackets() error {

@@ -28,6 +28,10 @@ type Tab struct {
 	Covered, Redeemed, Uncashed int64
 	// Why is what keeps a due settlement from being made.
 	Why string
+	// Arrived is what we paid the other in parts.
+	Arrived int64
+	// PaySkew is that less what the other took of anybody.
+	PaySkew int64
 }
 
 // mirrors reports whether two sides are one tab.
@@ -55,6 +59,10 @@ type Stats struct {
 	Sockets int
 	Net     int64
 	Growth  int64
+	// Payments in parts: ours by state, invoices paid, parts that wait here, and what
+	// was claimed and could not be collected.
+	PayPending, PayComplete, PayFailed, PartsWaiting int
+	Taken, PartsLost                                 int64
 }
 
 // figure is a number that a check can compare: of a tab, or of a peer.
@@ -98,16 +106,24 @@ var figures = map[string]figure{
 	"collected":        {peer: func(s *Stats) int64 { return int64(s.Collected) }, chain: true},
 	"earned":           {peer: func(s *Stats) int64 { return s.Earned }, chain: true},
 
-	"socket-balance":   {socket: func(s *rpc.SocketRow) int64 { return s.Balance }},
-	"socket-sent":      {socket: func(s *rpc.SocketRow) int64 { return int64(s.Sent) }},
-	"socket-received":  {socket: func(s *rpc.SocketRow) int64 { return int64(s.Received) }},
-	"socket-in-flight": {socket: func(s *rpc.SocketRow) int64 { return int64(s.InFlight) }},
-	"socket-loss":      {socket: func(s *rpc.SocketRow) int64 { return int64(s.Loss) }},
-	"socket-settled":   {socket: func(s *rpc.SocketRow) int64 { return bit(s.Settled) }},
-	"socket-noted":     {socket: func(s *rpc.SocketRow) int64 { return bit(s.Note != "") }},
-	"sockets":          {peer: func(s *Stats) int64 { return int64(s.Sockets) }, procs: true},
-	"net":              {peer: func(s *Stats) int64 { return s.Net }, procs: true},
-	"memory-growth":    {peer: func(s *Stats) int64 { return s.Growth }, procs: true},
+	"socket-balance":    {socket: func(s *rpc.SocketRow) int64 { return s.Balance }},
+	"socket-sent":       {socket: func(s *rpc.SocketRow) int64 { return int64(s.Sent) }},
+	"socket-received":   {socket: func(s *rpc.SocketRow) int64 { return int64(s.Received) }},
+	"socket-in-flight":  {socket: func(s *rpc.SocketRow) int64 { return int64(s.InFlight) }},
+	"socket-loss":       {socket: func(s *rpc.SocketRow) int64 { return int64(s.Loss) }},
+	"socket-settled":    {socket: func(s *rpc.SocketRow) int64 { return bit(s.Settled) }},
+	"socket-noted":      {socket: func(s *rpc.SocketRow) int64 { return bit(s.Note != "") }},
+	"sockets":           {peer: func(s *Stats) int64 { return int64(s.Sockets) }, procs: true},
+	"net":               {peer: func(s *Stats) int64 { return s.Net }, procs: true},
+	"memory-growth":     {peer: func(s *Stats) int64 { return s.Growth }, procs: true},
+	"arrived":           {tab: func(t *Tab) int64 { return t.Arrived }, procs: true},
+	"payment-skew":      {tab: func(t *Tab) int64 { return t.PaySkew }, procs: true},
+	"pending-payments":  {peer: func(s *Stats) int64 { return int64(s.PayPending) }, procs: true},
+	"complete-payments": {peer: func(s *Stats) int64 { return int64(s.PayComplete) }, procs: true},
+	"failed-payments":   {peer: func(s *Stats) int64 { return int64(s.PayFailed) }, procs: true},
+	"waiting-parts":     {peer: func(s *Stats) int64 { return int64(s.PartsWaiting) }, procs: true},
+	"taken":             {peer: func(s *Stats) int64 { return s.Taken }, procs: true},
+	"lost-parts":        {peer: func(s *Stats) int64 { return s.PartsLost }, procs: true},
 
 	"got":              {peer: func(s *Stats) int64 { return int64(s.Got) }},
 	"accounts":         {peer: func(s *Stats) int64 { return int64(s.Accounts) }},

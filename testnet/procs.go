@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -37,6 +38,7 @@ var processVerbs = map[string]bool{
 	"kill": true, "erase": true, "policy": true, "clock": true, "wait": true, "hostile": true, "flood": true, "repeat": true,
 	"uri": true, "open": true, "limits": true, "shut": true,
 	"partition": true, "heal": true, "cashout": true, "close": true, "chain": true, "mine": true, "reorg": true,
+	"pay": true, "begin": true, "part": true,
 }
 
 // procs drives peers that are processes of their own, where there is a devnet in mode
@@ -48,6 +50,9 @@ type procs struct {
 	wires    map[way2]*lossy
 	uris     map[string]madeURI
 	sockets  map[string]openSocket
+	// pays are payments that were begun, invoices those whose parts are sent by hand.
+	pays     sync.WaitGroup
+	invoices map[string]string
 }
 
 // way2 is a wire, by who dials and who is dialled.
@@ -69,6 +74,7 @@ func newProcs(ctx context.Context, cfg ClusterConfig) (*procs, error) {
 	d := &procs{
 		cluster: c, peers: make(map[string]*proc), wires: make(map[way2]*lossy),
 		uris: make(map[string]madeURI), sockets: make(map[string]openSocket),
+		invoices: make(map[string]string),
 	}
 	chain := c.Chain()
 	realm := swap.Realm{Network: chain.Network, Genesis: chain.Genesis, Asset: "FIL"}
@@ -80,6 +86,7 @@ func newProcs(ctx context.Context, cfg ClusterConfig) (*procs, error) {
 }
 
 func (d *procs) close() error {
+	d.pays.Wait() // each ends with its call
 	err := d.attacker.close()
 	for _, w := range d.wires {
 		err = errors.Join(err, w.close())
@@ -194,6 +201,8 @@ func (d *procs) ask(ctx context.Context, p *proc, st *statement) error {
 		return err
 	}
 	switch st.verb {
+	case "pay", "begin", "part":
+		return d.pay(ctx, p, other, st)
 	case "query":
 		ctx, cancel := context.WithTimeout(ctx, fullTabWithin)
 		defer cancel()
@@ -396,10 +405,18 @@ func (d *procs) tab(ctx context.Context, at, with string) (Tab, error) {
 		name = other.ID
 	}
 	row, err := p.Tab(ctx, name)
+	if errors.As(err, new(*rpc.Error)) && rpc.Explain(err).Code == rpc.CodeUnknownPeer {
+		err = nil // no neighbours, who may have paid each other all the same
+	}
 	if err != nil {
 		return Tab{}, err
 	}
-	return tabOf(&row), nil
+	t := tabOf(&row)
+	if t.Arrived, err = arrived(ctx, p, name); err != nil || ok {
+		return t, err
+	}
+	t.PaySkew = paySkew(ctx, t.Arrived, d.peers[with])
+	return t, nil
 }
 
 func (d *procs) stats(ctx context.Context, at string) (Stats, error) {
@@ -414,6 +431,9 @@ func (d *procs) stats(ctx context.Context, at string) (Stats, error) {
 	s := Stats{Accounts: st.Accounts, Exposure: tally.Amount(st.Exposure), Got: p.view.got, Unhealthy: !st.Healthy, Why: whyUnhealthy(&st)}
 	if err := p.socketStats(ctx, &s); err != nil {
 		return s, err
+	}
+	if err := s.addPayments(ctx, p); err != nil {
+		return Stats{}, err
 	}
 	if d.cluster.Devnet == nil {
 		return s, nil

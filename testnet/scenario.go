@@ -292,6 +292,7 @@ var (
 	}
 	socketVerbs = map[string]bool{
 		"uri": true, "open": true, "limits": true, "shut": true, "partition": true, "heal": true,
+		"pay": true, "begin": true, "part": true,
 	}
 )
 

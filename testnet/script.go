@@ -45,6 +45,11 @@ import (
 //	partition A B, heal A B          the wire between them delivers nothing, or again
 //	cashout A B                      A puts B's voucher on the chain
 //	close A B                        A settles its channel to B
+//	pay A B UNITS [timeout=S]        A pays an invoice of B in parts, and waits
+//	begin A B UNITS [timeout=S]      the same, and goes on when a part has left
+//	part A B UNITS via=P total=N number=N
+//	                                 one part of such a payment; one total is one
+//	                                 invoice until it is paid
 //	chain kill|stop|start            the node of the chain
 //	mine N                           N blocks at once
 //	reorg N kept|lost                the chain takes N blocks back, and their messages
@@ -142,6 +147,9 @@ var verbs = map[string]verb{
 	"heal":       {args: []string{"peer", "peer"}, doc: "heal A B"},
 	"cashout":    {args: []string{"peer", "peer"}, doc: "cashout A B"},
 	"close":      {args: []string{"peer", "peer"}, doc: "close A B"},
+	"pay":        {args: []string{"peer", "peer", "num"}, keys: []string{"timeout"}, doc: "pay A B UNITS [timeout=SECONDS]"},
+	"begin":      {args: []string{"peer", "peer", "num"}, keys: []string{"timeout"}, doc: "begin A B UNITS [timeout=SECONDS]"},
+	"part":       {args: []string{"peer", "peer", "num"}, keys: []string{"via", "total", "number"}, doc: "part A B UNITS via=P total=N number=N"},
 	"chain":      {args: []string{"kill|stop|start"}, doc: "chain kill|stop|start"},
 	"mine":       {args: []string{"num"}, doc: "mine N"},
 	"reorg":      {args: []string{"num", "kept|lost"}, doc: "reorg N kept|lost"},

@@ -1,0 +1,172 @@
+package testnet
+
+import (
+	"context"
+	"errors"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/tallystick/tally/host/rpc"
+)
+
+// paySeconds bound the payments of a scenario where the line does not say.
+const paySeconds = 30
+
+// pay carries out the statements about payments in parts.
+func (d *procs) pay(ctx context.Context, p, to *proc, st *statement) error {
+	units, _ := strconv.ParseUint(st.args[2], 10, 64) // checked by the parser
+	if st.verb == "part" {
+		return d.part(ctx, p, to, st, units)
+	}
+	seconds := uint64(paySeconds)
+	if text := st.keys["timeout"]; text != "" {
+		n, err := strconv.ParseUint(text, 10, 16)
+		if err != nil {
+			return err
+		}
+		seconds = n
+	}
+	if st.verb == "pay" {
+		return payWhole(ctx, p, to, units, seconds)
+	}
+	text, err := invoiceOf(ctx, to, units)
+	if err != nil {
+		return err
+	}
+	hash, err := rpc.InvoiceHash(text)
+	if err != nil {
+		return err
+	}
+	client, err := p.RPC()
+	if err != nil {
+		return err
+	}
+	calling := context.WithoutCancel(ctx) // longer than the statement
+	d.pays.Go(func() {                    // ends with the call, or with the peer
+		_, _ = client.Pay(calling, text, rpc.PayOptions{TimeoutSeconds: seconds})
+	})
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		parts, err := client.ListPartialPayments(ctx, hash)
+		if err == nil && len(parts) > 0 || err != nil && rpc.Explain(err).Code != rpc.CodeNoPayment {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// payWhole pays and waits. A neighbour that was met just now may not be one for the
+// other side yet: where no way is known, it asks for another invoice and tries again.
+func payWhole(ctx context.Context, p, to *proc, units, seconds uint64) error {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for try := 0; ; try++ {
+		text, err := invoiceOf(ctx, to, units)
+		if err != nil {
+			return err
+		}
+		hash, err := rpc.InvoiceHash(text)
+		if err != nil {
+			return err
+		}
+		_, err = callOf(p.Member, func(c *rpc.Client) (rpc.PaymentRow, error) {
+			row, err := c.Pay(ctx, text, rpc.PayOptions{TimeoutSeconds: seconds})
+			for err != nil && rpc.Explain(err).Code == rpc.CodePaymentPending && ctx.Err() == nil {
+				row, err = c.WaitPayment(ctx, hash, int((10 * time.Second).Milliseconds()))
+			}
+			return row, err
+		})
+		const tries = 10
+		if err == nil || try == tries || rpc.Explain(err).Code != rpc.CodeNoPaymentRoute {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func invoiceOf(ctx context.Context, p *proc, units uint64) (string, error) {
+	row, err := callOf(p.Member, func(c *rpc.Client) (rpc.InvoiceRow, error) {
+		return c.Invoice(ctx, rpc.InvoiceOptions{Amount: units})
+	})
+	return row.Invoice, err
+}
+
+// part sends one part, of the invoice that is made at its first.
+func (d *procs) part(ctx context.Context, p, to *proc, st *statement, units uint64) error {
+	via, err := d.peer(st.keys["via"])
+	if err != nil {
+		return err
+	}
+	total, err := strconv.ParseUint(st.keys["total"], 10, 63)
+	if err != nil {
+		return err
+	}
+	number, err := strconv.ParseUint(st.keys["number"], 10, 63)
+	if err != nil {
+		return err
+	}
+	key := p.Name + " " + to.Name + " " + st.keys["total"]
+	text := d.invoices[key]
+	if text == "" {
+		if text, err = invoiceOf(ctx, to, total); err != nil {
+			return err
+		}
+		d.invoices[key] = text
+	}
+	_, err = callOf(p.Member, func(c *rpc.Client) (rpc.PartReply, error) {
+		return c.SendPartialPay(ctx, text, rpc.SendPartOptions{Amount: units, Number: number, Via: []string{via.ID}})
+	})
+	return err
+}
+
+// arrived is what p paid to a peer in parts.
+func arrived(ctx context.Context, p *proc, to string) (sum int64, err error) {
+	list, err := callOf(p.Member, func(c *rpc.Client) ([]rpc.PaymentRow, error) { return c.ListPayments(ctx) })
+	for i := range list {
+		if list[i].Payee == to {
+			sum += int64(list[i].Arrived)
+		}
+	}
+	return sum, err
+}
+
+// paySkew is what p paid to another in parts, less what the other took of anybody.
+func paySkew(ctx context.Context, arrived int64, to *proc) int64 {
+	var s Stats
+	if err := s.addPayments(ctx, to); err != nil {
+		return math.MinInt64 // nobody can say: no check passes
+	}
+	return arrived - s.Taken
+}
+
+// addPayments counts the payments of a peer.
+func (s *Stats) addPayments(ctx context.Context, p *proc) error {
+	pays, err := callOf(p.Member, func(c *rpc.Client) ([]rpc.PaymentRow, error) { return c.ListPayments(ctx) })
+	for i := range pays {
+		switch pays[i].Status {
+		case "pending":
+			s.PayPending++
+		case "complete":
+			s.PayComplete++
+		case "failed":
+			s.PayFailed++
+		}
+	}
+	invoices, err2 := callOf(p.Member, func(c *rpc.Client) ([]rpc.InvoiceRow, error) { return c.ListInvoices(ctx, "") })
+	for i := range invoices {
+		s.Taken += int64(invoices[i].Received)
+		s.PartsLost += int64(invoices[i].Lost)
+		s.PartsWaiting += invoices[i].Parts
+	}
+	return errors.Join(err, err2)
+}
