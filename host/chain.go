@@ -385,3 +385,20 @@ func (c *chain) told(n paych.Notice) {
 
 // close ends the manager, then the link. The store is closed after.
 func (c *chain) close() error { return errors.Join(c.manager.Close(), c.link.close()) }
+
+// channelFunds is what a channel holds, final on the chain, in units.
+func (c *chain) channelFunds(ctx context.Context, channel string) (tally.Amount, error) {
+	a, err := address.NewFromString(channel)
+	if err != nil {
+		return 0, err
+	}
+	_, has, err := c.link.Channel(ctx, a, c.facts.Finality)
+	if err != nil {
+		return 0, err
+	}
+	units := big.Div(has, big.NewInt(settler.AttoPerUnit))
+	if !units.IsUint64() {
+		return 0, tally.ErrOverflow
+	}
+	return tally.Amount(units.Uint64()), nil
+}

@@ -136,6 +136,9 @@ func Start(ctx context.Context, r *repo.Repo, start StartConfig) (_ *Daemon, err
 		nodeCfg.Realm, nodeCfg.PayoutAddress = d.chain.realm(), d.chain.facts.Payout.String()
 		undo = append(undo, d.chain.settler.Close)
 	}
+	if d.chain != nil {
+		nodeCfg.Payments.ChannelFunds = d.chain.channelFunds
+	}
 	if d.node, err = newNode(d.host, store, nodeCfg); err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/filecoin-project/go-address"
@@ -120,10 +121,16 @@ type Node struct {
 	bridge  *Bridge            // nil without Config.Bridge
 	routes  map[peer.ID]peer.ID
 
-	payments *payments.Service // nil without Config.Payments, as the next two
+	payments *payments.Service // nil without Config.Payments, as the rest
 	parts    *partCarrier
 	holds    *holds // nil without Config.Holds
 	ways     *ways
+	rules    forward.Rules
+	// Adverts, what serves and pulls them, and the goroutine that does.
+	adverts    *adverts
+	pulls      *packetnet.Routes
+	stopSpread context.CancelFunc
+	spreading  sync.WaitGroup
 
 	messages *storenet.Store // nil without Config.Messages, as the next two
 	server   *storenet.Server

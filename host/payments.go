@@ -18,6 +18,7 @@ import (
 	"github.com/tallystick/tally/paystream/forward"
 	"github.com/tallystick/tally/paystream/payments"
 	"github.com/tallystick/tally/paystream/payments/route"
+	"github.com/tallystick/tally/protocols/packetnet"
 	"github.com/tallystick/tally/swap"
 )
 
@@ -37,7 +38,13 @@ var timeoutData = []byte{1}
 var partToken = []byte{1}
 
 // PaymentsConfig turns on payments in parts, and with them packets.
-type PaymentsConfig struct{}
+type PaymentsConfig struct {
+	// PullEvery is how often each neighbour is asked for adverts. Default 30 s.
+	PullEvery time.Duration
+	// ChannelFunds returns what a channel on the chain holds, in units. Default: none,
+	// and adverts that name a channel are not kept.
+	ChannelFunds func(ctx context.Context, channel string) (tally.Amount, error)
+}
 
 // Payments returns the node's payments, or ErrNoPayments.
 func (n *Node) Payments() (*payments.Service, error) {
@@ -69,8 +76,9 @@ func realmText(r swap.Realm) string {
 //	payments.Service ── Send, Fulfil ─▶ partCarrier ─▶ forward.Engine
 //	        ▲                               │
 //	        └── Part, Answer, Gone ─────────┘ saved before they are told
-func (n *Node) openPayments(ctx context.Context, carrier *partCarrier) error {
+func (n *Node) openPayments(ctx context.Context, cfg PaymentsConfig, carrier *partCarrier) error {
 	carrier.begin(n.engine, n.log, partToken)
+	n.adverts = newAdverts(realmText(n.book.Realm()), cfg.ChannelFunds)
 	n.ways = newWays(n)
 	private := n.host.Peerstore().PrivKey(n.host.ID())
 	s, err := payments.Open(ctx, payments.Config{
@@ -82,6 +90,14 @@ func (n *Node) openPayments(ctx context.Context, carrier *partCarrier) error {
 	}
 	n.payments = s
 	s.Start()
+	n.pulls = packetnet.NewRoutes(n.host, n.adverts, n.log)
+	every := cfg.PullEvery
+	if every == 0 {
+		every = pullEvery
+	}
+	var spreading context.Context
+	spreading, n.stopSpread = context.WithCancel(context.Background())
+	n.spreading.Go(func() { n.spread(spreading, every) }) // ends with closePackets
 	return nil
 }
 
@@ -374,13 +390,16 @@ func (h *packetHandler) orphan(r *forward.Result) func(*durable.Batch) {
 	return nil
 }
 
-// ways finds ways for payments: over our own tabs as they are now, and from there
-// over what invoices say of the payee's neighbours. It is payments.Router.
+// ways finds ways for payments: over our own tabs as they are now, from there over
+// what adverts say, and at the end over what invoices say of the payee's neighbours.
+// It is payments.Router.
 type ways struct {
 	node   *Node
 	graph  *route.Graph
 	finder *route.Finder
 	own    []peer.ID // whom we had an edge to
+	// version is of the adverts that the graph was made of.
+	version uint64
 }
 
 var _ payments.Router = (*ways)(nil)
@@ -393,6 +412,14 @@ func newWays(n *Node) *ways {
 // refresh sets our own edges to what fits the tabs now.
 func (w *ways) refresh() {
 	self := w.node.host.ID()
+	a := w.node.adverts
+	a.mu.Lock()
+	if v := a.table.Version(); v != w.version {
+		w.version, w.graph = v, a.table.Graph(self)
+		w.finder.Replace(w.graph)
+		w.own = nil
+	}
+	a.mu.Unlock()
 	for _, p := range w.own {
 		w.graph.Close(self, p)
 	}

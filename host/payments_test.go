@@ -181,3 +181,35 @@ func TestNoPayments(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A payer that knows nobody near the payee finds the way by the adverts of those
+// between them.
+func TestPaymentByAdverts(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var row []*wayfarer
+	for i := range 5 {
+		w := newWayfarer(t, host.Config{
+			Packets:  &host.PacketsConfig{Rules: forward.Rules{FeeBase: 1}},
+			Payments: &host.PaymentsConfig{PullEvery: 20 * time.Millisecond},
+		})
+		if row = append(row, w); i > 0 {
+			row[i-1].meet(ctx, w)
+		}
+	}
+	payer, payee := row[0].pays(), row[4]
+	for {
+		i := payee.invoice(ctx, 50)
+		r, err := payer.Pay(ctx, payments.PayRequest{Invoice: i})
+		if err == nil {
+			if len(r.Parts) != 1 || len(r.Parts[0].Via) != 3 || r.Fees != 3 {
+				t.Fatalf("%+v", r)
+			}
+			return
+		}
+		if !errors.Is(err, payments.ErrNoRoute) || len(r.Parts) != 0 {
+			t.Fatalf("%v: %+v", err, r)
+		}
+		<-time.After(20 * time.Millisecond) // the adverts are on their way
+	}
+}

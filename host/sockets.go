@@ -186,7 +186,7 @@ func LimitsOf(u paystream.URI) (low, high paystream.Limit, err error) {
 //	             partCarrier, Bridge ───┴─┘ └─▶ journal, tabs and those: one batch
 func (n *Node) openPackets(ctx context.Context, c Config) (err error) {
 	cfg, sockets, pay := *c.Packets, c.Sockets, c.Payments
-	n.routes = cfg.Routes
+	n.routes, n.rules = cfg.Routes, cfg.Rules.Complete()
 	handler := new(packetHandler)
 	fc := forward.Config{
 		Self: n.host.ID(), Rules: cfg.Rules, Routes: cfg.Routes, Store: n.store, Tabs: PacketTabs(n.book, true), Logger: n.log,
@@ -227,7 +227,7 @@ func (n *Node) openPackets(ctx context.Context, c Config) (err error) {
 		}
 	}
 	if pay != nil {
-		if err = n.openPayments(ctx, n.parts); err != nil {
+		if err = n.openPayments(ctx, *pay, n.parts); err != nil {
 			return err
 		}
 	}
@@ -336,6 +336,11 @@ func (n *Node) waitPackets(ctx context.Context, p peer.ID) {
 // closePackets ends what carries packets, before the tabs that they are on.
 // A second call does nothing.
 func (n *Node) closePackets() error {
+	if n.stopSpread != nil {
+		n.stopSpread()
+		n.pulls.Close()
+		n.spreading.Wait()
+	}
 	var errs []error
 	if n.bridge != nil {
 		errs = append(errs, n.bridge.Close())

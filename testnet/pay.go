@@ -30,33 +30,60 @@ func (d *procs) pay(ctx context.Context, p, to *proc, st *statement) error {
 	if st.verb == "pay" {
 		return payWhole(ctx, p, to, units, seconds)
 	}
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		left, err := d.begin(ctx, p, to, units, seconds)
+		if left || err != nil {
+			return err
+		}
+		select { // no way was known: try again
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// begin pays in the background, and returns when a part has left, or with false where
+// the call ended before one did.
+func (d *procs) begin(ctx context.Context, p, to *proc, units, seconds uint64) (bool, error) {
 	text, err := invoiceOf(ctx, to, units)
 	if err != nil {
-		return err
+		return false, err
 	}
 	hash, err := rpc.InvoiceHash(text)
 	if err != nil {
-		return err
+		return false, err
 	}
 	client, err := p.RPC()
 	if err != nil {
-		return err
+		return false, err
 	}
 	calling := context.WithoutCancel(ctx) // longer than the statement
-	d.pays.Go(func() {                    // ends with the call, or with the peer
+	ended := make(chan struct{})
+	d.pays.Go(func() { // ends with the call, or with the peer
+		defer close(ended)
 		_, _ = client.Pay(calling, text, rpc.PayOptions{TimeoutSeconds: seconds})
 	})
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for {
+	for last := false; ; {
 		parts, err := client.ListPartialPayments(ctx, hash)
-		if err == nil && len(parts) > 0 || err != nil && rpc.Explain(err).Code != rpc.CodeNoPayment {
-			return err
+		switch {
+		case err == nil && len(parts) > 0:
+			return true, nil
+		case err != nil && rpc.Explain(err).Code != rpc.CodeNoPayment:
+			return false, err
+		case last:
+			return false, nil
 		}
 		select {
 		case <-tick.C:
+		case <-ended:
+			last = true
 		case <-ctx.Done():
-			return ctx.Err()
+			return false, ctx.Err()
 		}
 	}
 }

@@ -42,6 +42,21 @@ func NewFinder(self peer.ID, g *Graph) *Finder {
 	return &Finder{self: self, graph: g, hinted: make(map[[2]peer.ID]*known)}
 }
 
+// Replace puts another graph in the place of the one so far. What results have taught
+// about its edges stays, and so does what is in flight.
+func (f *Finder) Replace(g *Graph) {
+	g.node(f.self)
+	for key, i := range f.graph.index {
+		k := f.graph.edges[i].known
+		if j, ok := g.index[key]; ok {
+			g.edges[j].known = k
+		} else if k.reserved > 0 {
+			f.hinted[key] = k
+		}
+	}
+	f.graph = g
+}
+
 // Plan implements payments.Router.
 func (f *Finder) Plan(now time.Time, r *payments.Request) ([]payments.Leg, error) {
 	noRoute := func(why string) error {
