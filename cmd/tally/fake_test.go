@@ -16,7 +16,6 @@ import (
 	"github.com/tallystick/tally/host/repo"
 	"github.com/tallystick/tally/host/rpc"
 	"github.com/tallystick/tally/host/rpc/rpctest"
-	"github.com/tallystick/tally/paystream/hold"
 	"github.com/tallystick/tally/paystream/payments"
 	"github.com/tallystick/tally/testnet"
 )
@@ -36,8 +35,8 @@ type fakePeer struct {
 	// pays has the payments; nil but in the scripts that ask for them.
 	pays   *rpctest.Payments
 	bridge rpctest.Bridge
-	// holds has the holds; nil but in the scripts that ask for them.
-	holds *rpctest.Holds
+	// The holds; none but in the scripts that ask for them.
+	rpctest.HoldsOf
 
 	mu       sync.Mutex
 	messages []rpc.Message
@@ -89,7 +88,7 @@ func startFake(ctx context.Context, r *repo.Repo, opts StartOptions) (RunningPee
 		if err != nil {
 			return nil, err
 		}
-		f.holds = h
+		f.Set(h)
 		data, err := json.Marshal(map[string]string{"us": h.Us, "holder": h.Holder, "payee": h.Payee})
 		if err != nil {
 			return nil, err
@@ -99,13 +98,6 @@ func startFake(ctx context.Context, r *repo.Repo, opts StartOptions) (RunningPee
 		}
 	}
 	return f, nil
-}
-
-func (f *fakePeer) Holds() (*hold.Service, error) {
-	if f.holds == nil {
-		return nil, rpc.NewError(rpc.CodeUnsupported, "no holds")
-	}
-	return f.holds.Service, nil
 }
 
 func (f *fakePeer) Payments() (*payments.Service, error) {
@@ -130,8 +122,8 @@ func (f *fakePeer) Close(ctx context.Context) error {
 	if f.pays != nil {
 		return errors.Join(ctx.Err(), f.pays.Close())
 	}
-	if f.holds != nil {
-		return errors.Join(ctx.Err(), f.holds.Close())
+	if err := f.CloseHolds(); err != nil {
+		return err
 	}
 	if f.town != nil {
 		return errors.Join(ctx.Err(), f.town.Close())

@@ -11,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/host/rpc"
 	"github.com/tallystick/tally/internal/durable/durabletest"
 	"github.com/tallystick/tally/paystream/hold"
 	"github.com/tallystick/tally/paystream/payments/paymentstest"
@@ -25,6 +26,28 @@ type Holds struct {
 
 	all   map[peer.ID]*hold.Service
 	close []func() error
+}
+
+// HoldsOf is the part of a peer that has holds, or none.
+type HoldsOf struct{ holds *Holds }
+
+// Set gives the peer its holds.
+func (h *HoldsOf) Set(holds *Holds) { h.holds = holds }
+
+// Holds implements that part of rpc.Node.
+func (h *HoldsOf) Holds() (*hold.Service, error) {
+	if h.holds == nil {
+		return nil, rpc.NewError(rpc.CodeUnsupported, "no holds")
+	}
+	return h.holds.Service, nil
+}
+
+// CloseHolds ends them.
+func (h *HoldsOf) CloseHolds() error {
+	if h.holds == nil {
+		return nil
+	}
+	return h.holds.Close()
 }
 
 // OpenHolds makes them.
