@@ -1,11 +1,13 @@
 package paystream
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -29,12 +31,16 @@ type world struct {
 	ways [2]way // ways[i] leads from ends[i] to the other
 	air  []flying
 	next uint64
+	data *ether // streams that travel in the same packets; nil: none
 }
 
 type flying struct {
 	from          int
 	id            PacketID
 	amount, least tally.Amount
+	data          *ether // whose streams these are
+	load          *load
+	frames        []byte
 }
 
 func newWorld(t testing.TB, a, b Terms, there, back way) *world {
@@ -124,8 +130,42 @@ func (w *world) pump(i int, room tally.Amount) bool {
 	if low.over(s.free()).N > 0 {
 		w.t.Fatalf("R4: a packet of %d left and took %d below %s", fx[1].Amount, s.free(), low)
 	}
-	w.air = append(w.air, flying{from: i, id: id, amount: fx[1].Amount, least: fx[1].Least})
+	f := flying{from: i, id: id, amount: fx[1].Amount, least: fx[1].Least, data: w.data}
+	if w.data != nil {
+		p := Packet{Kind: KindPrepare}
+		f.load = w.data.ends[i].Fill(&p, w.data.now, MaxInner, true)
+		f.frames = p.Append(nil)
+	}
+	w.air = append(w.air, f)
 	return true
+}
+
+// hear brings the streams of a packet to its payee, whatever becomes of its money,
+// and the ack back where the reply is read.
+func (w *world) hear(f *flying, arrived, known, fulfilled bool, n tally.Amount) {
+	if f.data == nil || f.data != w.data {
+		return // of a session that is over
+	}
+	payer, payee := f.data.ends[f.from], f.data.ends[1-f.from]
+	again := !known
+	if arrived {
+		var p Packet
+		if err := p.Decode(f.frames); err != nil {
+			w.t.Fatal(err)
+		}
+		again = payee.Hear(&p, true) || again
+		if fulfilled {
+			payee.Share(p.Money, n, true)
+		}
+	}
+	if f.load != nil {
+		if fulfilled {
+			payer.Share(f.load.shares, f.amount, false)
+		}
+		payer.Landed(f.load, w.data.now, arrived && !again, 0)
+	}
+	payer.check()
+	payee.check()
 }
 
 // land ends the flight of packet k; drop lets a hop reject it.
@@ -138,12 +178,14 @@ func (w *world) land(k int, drop, known bool) {
 	reject := func() { w.step(payer, &Event{Kind: EvRejected, ID: f.id}) }
 	if drop {
 		reject()
+		w.hear(&f, false, known, false, 0)
 		return
 	}
 	_, high := payee.Limits()
 	fx, err := payee.Step(&Event{Kind: EvArrive, ID: f.id, Amount: n, Least: f.least, Sent: f.amount, Opens: true})
 	if err != nil || len(fx) > 0 {
 		reject()
+		w.hear(&f, true, known, false, 0)
 		w.tell(f.from, payer)
 		return
 	}
@@ -156,6 +198,7 @@ func (w *world) land(k int, drop, known bool) {
 	}
 	w.ways[f.from].fees += f.amount - min(n, f.amount)
 	w.step(payer, &Event{Kind: EvFulfilled, ID: f.id, Arrived: n, Known: known})
+	w.hear(&f, true, known, true, n)
 	w.tell(f.from, payer)
 	w.tell(1-f.from, payee)
 }
@@ -316,6 +359,7 @@ func TestSocketModel(t *testing.T) {
 			return way{rate: Ratio{rapid.Uint64Range(900, 1000).Draw(rt, "rate"), 1000}, base: tally.Amount(rapid.IntRange(0, 2).Draw(rt, "base"))}
 		}
 		w := newWorld(t, terms(), terms(), fee(), fee())
+		w.data = openEther(t)
 		rose := false
 		for range rapid.IntRange(1, 60).Draw(rt, "steps") {
 			i := rapid.IntRange(0, 1).Draw(rt, "end")
@@ -331,6 +375,12 @@ func TestSocketModel(t *testing.T) {
 				}
 			case 7:
 				w.tell(i, w.ends[i])
+				k := w.data.ends[i]
+				for _, id := range k.ids() {
+					k.write(k.open[id], bytes.Repeat([]byte{byte(id)}, rapid.IntRange(0, 3000).Draw(rt, "bytes")))
+				}
+				w.data.now += time.Second
+				k.take(2000)
 			case 8: // the hops change their rate: the floor holds
 				to := rapid.Uint64Range(700, 1000).Draw(rt, "new rate")
 				rose = rose || to > w.ways[i].rate.Num
@@ -348,10 +398,26 @@ func TestSocketModel(t *testing.T) {
 				}
 				w.ends[i] = again
 				w.meet2(i)
+				if err := w.data.compare(false); err != nil {
+					rt.Fatal(err)
+				}
+				w.data = openEther(t) // streams end with the session
 			}
 		}
 		for len(w.air) > 0 {
 			w.land(0, false, true)
+		}
+		for i, k := range w.data.ends {
+			var sent, received tally.Amount
+			for _, st := range k.order {
+				sent, received = sent+st.sent, received+st.received
+			}
+			if sent > w.ends[i].sent || received > w.ends[i].received {
+				rt.Fatalf("streams of end %d count %d sent and %d received, the socket %d and %d", i, sent, received, w.ends[i].sent, w.ends[i].received)
+			}
+		}
+		if err := w.data.rest(nil); err != nil {
+			rt.Fatal(err)
 		}
 		var sum tally.Balance
 		for i, s := range w.ends {
@@ -368,6 +434,18 @@ func TestSocketModel(t *testing.T) {
 			rt.Fatalf("balances and fees sum to %d", sum)
 		}
 	})
+}
+
+// openEther is an ether with a stream of each end, which share what is paid.
+func openEther(t testing.TB) *ether {
+	e := newEther(t)
+	if err := e.rest(nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range e.ends {
+		k.begin().shares = 3
+	}
+	return e
 }
 
 // meet2 is what follows a restart of one end: a new session for both.
