@@ -16,7 +16,6 @@ import (
 	"github.com/tallystick/tally/host/repo"
 	"github.com/tallystick/tally/host/rpc"
 	"github.com/tallystick/tally/host/rpc/rpctest"
-	"github.com/tallystick/tally/paystream/payments"
 	"github.com/tallystick/tally/testnet"
 )
 
@@ -100,7 +99,7 @@ func startFake(ctx context.Context, r *repo.Repo, opts StartOptions) (RunningPee
 	return f, nil
 }
 
-func (f *fakePeer) Payments() (*payments.Service, error) {
+func (f *fakePeer) Payments() (*rpctest.PaymentService, error) {
 	if f.pays == nil {
 		return nil, rpc.NewError(rpc.CodeUnsupported, "no payments")
 	}

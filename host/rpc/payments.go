@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/peer"
-
 	"github.com/tallystick/tally"
 	"github.com/tallystick/tally/paystream/payments"
 )
@@ -512,7 +510,7 @@ func (a *api) ListPartialInvoices(ctx context.Context, hash string) ([]PartialIn
 		for i := range all {
 			p := &all[i]
 			rows[i] = PartialInvoiceRow{
-				PaymentHash: p.Hash.String(), TotalAmount: uint64(p.Total), IncomingPeer: peer.ID(p.From).String(),
+				PaymentHash: p.Hash.String(), TotalAmount: uint64(p.Total), IncomingPeer: p.From.String(),
 				PartialAmount: uint64(p.Amount), ReceivedAt: ms(p.Received), Deadline: ms(p.Deadline),
 			}
 		}

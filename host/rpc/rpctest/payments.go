@@ -17,6 +17,9 @@ import (
 	"github.com/tallystick/tally/paystream/payments/route"
 )
 
+// PaymentService is what the Payments of a peer returns.
+type PaymentService = payments.Service
+
 // Payments are the payments of a peer in a diamond: the payee is behind two hops,
 // over each of which 61 units fit. What it has to do with others it did before.
 type Payments struct {
