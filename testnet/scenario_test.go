@@ -298,7 +298,8 @@ check "fifth" got a == 0
 
 func TestScenarioNames(t *testing.T) {
 	want := []string{
-		"chain-down", "clock", "cog", "crash", "disconnect", "drain", "flood", "gift", "hostile-threshold", "hub", "partition", "pull",
+		"chain-down", "clock", "cog", "crash", "disconnect", "drain", "flood", "gift", "hostile-threshold", "hub",
+		"multipath-restart", "multipath-timeout", "multipath", "partition", "pull",
 		"refund", "reorg", "restart", "settle-offline", "socket-crash", "socket-flood", "tab", "three-hops", "threshold", "usecases",
 	}
 	if got := ListScenarios(); !slices.Equal(got, want) {
