@@ -59,6 +59,8 @@ type Stats struct {
 	Sockets int
 	Net     int64
 	Growth  int64
+	// HoldRows counts its payments through a holder, by role and status.
+	HoldRows map[string]int
 	// Payments in parts: ours by state, invoices paid, parts that wait here, and what
 	// was claimed and could not be collected.
 	PayPending, PayComplete, PayFailed, PartsWaiting int
@@ -113,6 +115,10 @@ var figures = map[string]figure{
 	"socket-loss":       {socket: func(s *rpc.SocketRow) int64 { return int64(s.Loss) }},
 	"socket-settled":    {socket: func(s *rpc.SocketRow) int64 { return bit(s.Settled) }},
 	"socket-noted":      {socket: func(s *rpc.SocketRow) int64 { return bit(s.Note != "") }},
+	"holds-held":        {peer: func(s *Stats) int64 { return int64(s.HoldRows["holder held"]) }, procs: true},
+	"holds-complete":    {peer: func(s *Stats) int64 { return int64(s.HoldRows["payer complete"]) }, procs: true},
+	"holds-failed":      {peer: func(s *Stats) int64 { return int64(s.HoldRows["payer failed"]) }, procs: true},
+	"holds-received":    {peer: func(s *Stats) int64 { return int64(s.HoldRows["payee received"]) }, procs: true},
 	"sockets":           {peer: func(s *Stats) int64 { return int64(s.Sockets) }, procs: true},
 	"net":               {peer: func(s *Stats) int64 { return s.Net }, procs: true},
 	"memory-growth":     {peer: func(s *Stats) int64 { return s.Growth }, procs: true},

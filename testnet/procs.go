@@ -36,7 +36,7 @@ var fileKeys = map[string]string{
 var processVerbs = map[string]bool{
 	"peers": true, "import": true, "connect": true, "disconnect": true, "query": true, "settle": true, "stop": true, "start": true,
 	"kill": true, "erase": true, "policy": true, "clock": true, "wait": true, "hostile": true, "flood": true, "repeat": true,
-	"uri": true, "open": true, "limits": true, "shut": true,
+	"hold": true, "uri": true, "open": true, "limits": true, "shut": true,
 	"partition": true, "heal": true, "cashout": true, "close": true, "chain": true, "mine": true, "reorg": true,
 	"pay": true, "begin": true, "part": true,
 }
@@ -156,6 +156,8 @@ func (d *procs) do(ctx context.Context, st *statement) error {
 		})
 	case "connect", "disconnect", "partition", "heal":
 		return d.wire(ctx, st)
+	case "hold":
+		return d.hold(ctx, st)
 	case "uri", "open", "limits", "shut":
 		return d.onSocket(ctx, st)
 	}

@@ -76,6 +76,21 @@ func TestScenariosThatDoNotFit(t *testing.T) {
 	}
 }
 
+// Payer, holder and payee are processes of their own that come and go.
+func TestScenariosOfHolds(t *testing.T) {
+	if os.Getenv("TALLY_LONG") == "" {
+		t.Skip("set TALLY_LONG=1: it waits for peers that come and go, and for the end of a hold")
+	}
+	for name, checks := range map[string]int{"hold": 7, "hold-restart": 6} {
+		t.Run(name, func(t *testing.T) {
+			r, err := RunScenario(t.Context(), name, Options{Cluster: processes(t)})
+			if err != nil || r.Failed != 0 || r.Passed < checks {
+				t.Errorf("%v\n%s", err, printed(t, &r))
+			}
+		})
+	}
+}
+
 // Each row of the table of use cases ends in its balances between two processes,
 // over none, one and three others. The other scenarios of sockets wait for kills,
 // stalls and floods: they run with TALLY_LONG=1.

@@ -291,7 +291,7 @@ var (
 		"cashout": true, "close": true, "chain": true, "mine": true, "reorg": true,
 	}
 	socketVerbs = map[string]bool{
-		"uri": true, "open": true, "limits": true, "shut": true, "partition": true, "heal": true,
+		"hold": true, "uri": true, "open": true, "limits": true, "shut": true, "partition": true, "heal": true,
 		"pay": true, "begin": true, "part": true,
 	}
 )

@@ -298,7 +298,7 @@ check "fifth" got a == 0
 
 func TestScenarioNames(t *testing.T) {
 	want := []string{
-		"chain-down", "clock", "cog", "crash", "disconnect", "drain", "flood", "gift", "hostile-threshold", "hub",
+		"chain-down", "clock", "cog", "crash", "disconnect", "drain", "flood", "gift", "hold-restart", "hold", "hostile-threshold", "hub",
 		"multipath-restart", "multipath-timeout", "multipath", "partition", "pull",
 		"refund", "reorg", "restart", "settle-offline", "socket-crash", "socket-flood", "tab", "three-hops", "threshold", "usecases",
 	}

@@ -57,6 +57,7 @@ import (
 //	uri NAME P KIND N [key=value…]   P makes a URI, as tally uri create does
 //	open S A URI [via=H+H] [key=…]   A opens the socket S with it; without min and max
 //	                                 with what is usual for the URI
+//	hold P H E N DURATION            P binds N units at the holder H for the payee E
 //	limits S client|server MIN MAX   one end sets its limits
 //	shut S                           its client closes it
 //	each A,B V,W V,W … end           the lines between, once for each V,W, with V in
@@ -155,6 +156,7 @@ var verbs = map[string]verb{
 	"reorg":      {args: []string{"num", "kept|lost"}, doc: "reorg N kept|lost"},
 	"uri":        {args: []string{"label", "peer", "gift|invoice|pull|deposit|push", "num"}, keys: []string{"min", "max", "period"}, doc: "uri NAME PEER KIND AMOUNT [min=N] [max=N] [period=SECONDS]"},
 	"open":       {args: []string{"label", "peer", "label"}, keys: []string{"via", "min", "max", "refunds", "whole"}, doc: "open SOCKET PEER URI [via=A+B] [min=N max=N] [refunds=yes] [whole=yes]"},
+	"hold":       {args: []string{"peer", "peer", "peer", "num", "dur"}, doc: "hold PAYER HOLDER PAYEE AMOUNT DURATION"},
 	"limits":     {args: []string{"label", "client|server", "limit", "limit"}, doc: "limits SOCKET client|server MIN MAX"},
 	"shut":       {args: []string{"label"}, doc: "shut SOCKET"},
 	"arm":        {args: []string{"peer"}, doc: "arm PEER"},

@@ -131,6 +131,14 @@ func (p *proc) socketStats(ctx context.Context, s *Stats) error {
 		return err
 	}
 	s.Sockets = len(list)
+	holds, err := callOf(p.Member, func(c *rpc.Client) ([]rpc.HoldRow, error) { return c.HoldList(ctx, "") })
+	if err != nil {
+		return err
+	}
+	s.HoldRows = make(map[string]int)
+	for i := range holds {
+		s.HoldRows[holds[i].Role+" "+holds[i].Status]++
+	}
 	if pid := p.PID(); pid != 0 {
 		s.Growth = (residentOf(pid) - p.rss) >> 20
 	}
