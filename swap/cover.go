@@ -66,8 +66,8 @@ func (l *Ledger) finalPaid(total tally.Amount) {
 	l.attempts, l.retryAt = 0, 0
 }
 
-// unbookFromPeer takes back n of what the peer paid: what it prepaid goes first,
-// the rest is owed again.
+// unbookFromPeer has the peer owe n more, for service or because what it paid is
+// taken back: what it prepaid goes first.
 func (l *Ledger) unbookFromPeer(n tally.Amount) {
 	drawn := min(l.prepaidByPeer, n)
 	l.prepaidByPeer -= drawn

@@ -564,19 +564,13 @@ func (l *Ledger) block(now Instant) []Effect {
 // raiseServed books n more units served. The caller has checked fits.
 func (l *Ledger) raiseServed(n tally.Amount) {
 	l.served += n
-	drawn := min(l.prepaidByPeer, n)
-	l.prepaidByPeer -= drawn
-	l.owed += tally.Balance(n - drawn)
-	l.flags |= flagUntold
+	l.unbookFromPeer(n)
 }
 
 // raiseConsumed is the mirror of raiseServed.
 func (l *Ledger) raiseConsumed(n tally.Amount) {
 	l.consumed += n
-	drawn := min(l.prepaidToPeer, n)
-	l.prepaidToPeer -= drawn
-	l.owed -= tally.Balance(n - drawn)
-	l.flags |= flagUntold
+	l.unbookToPeer(n)
 }
 
 // bookFromPeer lowers what the peer owes by n, and keeps the rest as prepaid.

@@ -158,10 +158,8 @@ func (l *Ledger) admit(n tally.Amount) {
 func (l *Ledger) lowerServed(n tally.Amount) {
 	l.served -= n
 	claimed := min(l.owed.Owed(), n)
-	drawn := min(l.prepaidToPeer, n-claimed)
-	l.prepaidToPeer -= drawn
-	l.owed -= tally.Balance(n - drawn)
-	l.flags |= flagUntold
+	l.owed -= tally.Balance(claimed)
+	l.unbookToPeer(n - claimed)
 }
 
 // lowerConsumed takes back n units consumed. We counted them, and paid for them
