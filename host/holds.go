@@ -123,6 +123,11 @@ func (m holdMeter) Consume(ctx context.Context, holder peer.ID, price tally.Amou
 	return m.booking(m.book.Reserve(ctx, holder, serviceHold, swap.Consume, price))
 }
 
+// Room is what fits the tab with a holder as a packet.
+func (m holdMeter) Room(holder peer.ID) (tally.Amount, error) {
+	return m.book.HeadroomPacket(holder, swap.Consume)
+}
+
 func (m holdMeter) booking(h swap.Hold, err error) (hold.Booking, error) {
 	if err != nil {
 		return nil, err

@@ -163,6 +163,11 @@ func TestHoldThatNobodyTakes(t *testing.T) {
 		}
 	}
 	a.gained(ctx, -price, price, 0)
+	// What does not fit is refused before it costs anything.
+	if _, err := a.payer.held().Pay(ctx, a.request(199)); !errors.Is(err, hold.ErrNoRoom) {
+		t.Fatal(err)
+	}
+	a.gained(ctx, -price, price, 0)
 	// Its room on the tab is free again.
 	if _, err := a.payer.held().Pay(ctx, a.request(190)); err != nil {
 		t.Fatal(err)

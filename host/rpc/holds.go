@@ -25,6 +25,7 @@ const (
 	CodeHoldPending  Code = 407
 	CodeHoldKey      Code = 408
 	CodeHoldPromise  Code = 409
+	CodeHoldRoom     Code = 410
 )
 
 var holdCodes = []CodeInfo{
@@ -38,6 +39,7 @@ var holdCodes = []CodeInfo{
 	{CodeHoldPending, "hold_pending", "the hold is not decided yet", "wait for it: tally hold wait ID; certain_by says by when it is decided"},
 	{CodeHoldKey, "hold_key", "nothing can be sealed to the payee's peer id", "ask the payee for a promise: tally hold promise PAYER AMOUNT"},
 	{CodeHoldPromise, "hold_promise", "the text is not a promise of a payee to us", "copy the whole text that the payee's `tally hold promise` printed"},
+	{CodeHoldRoom, "hold_no_room", "the amount does not fit the tab with the holder beside the price; nothing was charged", "settle it: tally settle PEER; or hold less"},
 }
 
 // holdError gives the errors of holds their code, or returns nil.
@@ -51,6 +53,7 @@ func holdError(err error) *Error {
 		{hold.ErrBound, CodeHoldBound},
 		{hold.ErrPrice, CodeHoldPrice},
 		{hold.ErrNoCredit, CodeHoldCredit},
+		{hold.ErrNoRoom, CodeHoldRoom},
 		{hold.ErrTooLate, CodeHoldTooLate},
 		{hold.ErrKeyType, CodeHoldKey},
 		{hold.ErrPromise, CodeHoldPromise},

@@ -135,6 +135,11 @@ func (s *Service) park(ctx context.Context, r *Sent) {
 			s.refused(r.ID, fmt.Errorf("%w: %w", ErrNoCredit, err))
 			return
 		}
+		if err := s.fits(r); err != nil {
+			booking.Release()
+			s.refused(r.ID, err)
+			return
+		}
 		reply, err := s.cfg.Wire.Park(ctx, &r.Terms, r.Price, false)
 		if err == nil && reply.Charged {
 			if cerr := booking.Commit(min(reply.Price, r.Price)); cerr != nil {
@@ -146,8 +151,21 @@ func (s *Service) park(ctx context.Context, r *Sent) {
 		s.parked(r.ID, err)
 		return
 	}
-	_, err := s.cfg.Wire.Park(ctx, &r.Terms, 0, false)
+	err := s.fits(r)
+	if err == nil {
+		_, err = s.cfg.Wire.Park(ctx, &r.Terms, 0, false)
+	}
 	s.parked(r.ID, err)
+}
+
+// fits refuses a hold that could not be bound after its price was paid. What takes
+// the room in between is refused by the carrier, and only the price is lost.
+func (s *Service) fits(r *Sent) error {
+	room, err := s.cfg.Meter.Room(r.Holder)
+	if err == nil && room < r.Amount {
+		err = &RoomError{Room: room}
+	}
+	return err
 }
 
 func (s *Service) parked(id ID, err error) {

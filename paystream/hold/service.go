@@ -42,7 +42,20 @@ var (
 	ErrPrice = errors.New("hold: the price is above the limit")
 	// ErrNoCredit: the payer's tab has no room for the price.
 	ErrNoCredit = errors.New("hold: no room on the tab for the price")
+	// ErrNoRoom: the money does not fit between payer and holder. The error is a
+	// RoomError.
+	ErrNoRoom = errors.New("hold: the amount does not fit the tab with the holder")
 )
+
+// RoomError says what fits.
+type RoomError struct{ Room tally.Amount }
+
+func (e *RoomError) Error() string {
+	return fmt.Sprintf("%v: %d units fit beside the price; hold less, or settle the tab first", ErrNoRoom, e.Room)
+}
+
+// Is makes it an ErrNoRoom.
+func (*RoomError) Is(target error) bool { return target == ErrNoRoom }
 
 // Reply is what a holder says to a payer that parks.
 type Reply struct {
@@ -71,6 +84,8 @@ type Meter interface {
 	// Serve reserves what a payer is to owe us, Consume what we are to owe a holder.
 	Serve(ctx context.Context, payer peer.ID, price tally.Amount) (Booking, error)
 	Consume(ctx context.Context, holder peer.ID, price tally.Amount) (Booking, error)
+	// Room is what a hold of ours at a holder may have now, beside what is reserved.
+	Room(holder peer.ID) (tally.Amount, error)
 }
 
 // Booking is one reservation. Both ends are called once between them.

@@ -32,6 +32,7 @@ type town struct {
 	all   []*life
 	tabs  map[[2]peer.ID]tally.Amount // price charged, payer to holder
 	lie   func(t *Terms)              // what a holder says of its holds
+	room  *tally.Amount               // what the payer's tab has; nil: enough
 }
 
 // life is one node from its start to its end.
@@ -206,6 +207,15 @@ func (m meterOf) Consume(context.Context, peer.ID, tally.Amount) (Booking, error
 	return booking{}, nil
 }
 
+func (m meterOf) Room(holder peer.ID) (tally.Amount, error) {
+	m.w.mu.Lock()
+	defer m.w.mu.Unlock()
+	if m.w.room != nil {
+		return *m.w.room, nil
+	}
+	return 1000, nil
+}
+
 func (b booking) Commit(price tally.Amount) error {
 	if b.m.w != nil {
 		b.m.w.mu.Lock()
@@ -232,6 +242,27 @@ func (w *town) balances(payer, holder, payee tally.Balance) {
 	if held, kept := w.net.InFlight(); held != 0 || kept != 0 {
 		w.t.Errorf("%d parts hold room, %d are not forgotten", held, kept)
 	}
+}
+
+// TestNoRoomCostsNothing: what does not fit is refused before its price is charged.
+func TestNoRoomCostsNothing(t *testing.T) {
+	inTown(t, func(t *testing.T, w *town) {
+		payer, holder := w.start("payer", nil), w.start("holder", nil)
+		room := tally.Amount(99)
+		w.room = &room
+		_, err := payer.Pay(t.Context(), w.request(100))
+		var none *RoomError
+		if !errors.As(err, &none) || !errors.Is(err, ErrNoRoom) || none.Room != 99 {
+			t.Fatal(err)
+		}
+		list, err := holder.Held(t.Context())
+		if err != nil || len(list) != 0 || len(w.tabs) != 0 {
+			t.Fatal("the holder has heard of it", list, w.tabs, err)
+		}
+		if _, err := payer.Pay(t.Context(), w.request(99)); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 // TestPayeeOffline is the whole story: the payer pays and goes offline, the payee
