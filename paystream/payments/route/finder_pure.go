@@ -100,13 +100,20 @@ func (f *Finder) hint(r *payments.Request) (undo func()) {
 		if _, have := f.graph.index[key]; have || h.Peer == f.self {
 			continue // better is known, or it leads to ourselves
 		}
-		e := Edge{From: h.Peer, To: r.Dest, Capacity: min(2*r.Amount, payments.MaxTotal-1), FeeBase: h.FeeBase, FeePPM: h.FeePPM}
-		if e.validate() != nil {
-			continue
-		}
 		k := f.hinted[key]
 		if k == nil {
 			k = new(known)
+		}
+		// Nobody says how much it carries: as likely as not twice of what is asked for,
+		// beside what other payments have on the way there.
+		e := Edge{
+			From: h.Peer, To: r.Dest, Capacity: min((2 * r.Amount).SaturatingAdd(k.reserved), payments.MaxTotal-1),
+			FeeBase: h.FeeBase, FeePPM: h.FeePPM,
+		}
+		if e.validate() != nil {
+			continue
+		}
+		if f.hinted[key] == nil {
 			if len(f.hinted) >= maxKnown {
 				f.forget()
 			}
@@ -527,6 +534,17 @@ func (k *known) learn(now int64, capacity tally.Amount, f func(lo, hi tally.Amou
 	k.forget = now + Memory.Milliseconds()
 }
 
+// moved shifts the bounds that are believed, because money went over the edge. It
+// begins no belief and prolongs none: tabs are settled and channels topped up, so that
+// an edge carries more in an hour than it can at once, and only a failure shows that it
+// is empty.
+func (k *known) moved(now int64, capacity tally.Amount, f func(tally.Amount) tally.Amount) {
+	if now < k.forget {
+		k.hi = min(f(k.hi), capacity)
+		k.lo = min(f(k.lo), k.hi)
+	}
+}
+
 // Sent implements payments.Router.
 func (f *Finder) Sent(_ time.Time, dest peer.ID, l *payments.Leg) {
 	f.each(dest, l, func(_ int, _ *Edge, k, _ *known, n tally.Amount) { k.reserved = k.reserved.SaturatingAdd(n) })
@@ -538,13 +556,9 @@ func (f *Finder) Done(now time.Time, dest peer.ID, l *payments.Leg) {
 	f.each(dest, l, func(_ int, e *Edge, k, back *known, n tally.Amount) {
 		k.reserved = k.reserved.SaturatingSub(n)
 		k.rest = 0
-		k.learn(at, e.Capacity, func(lo, hi tally.Amount) (tally.Amount, tally.Amount) {
-			return lo.SaturatingSub(n), hi.SaturatingSub(n)
-		})
+		k.moved(at, e.Capacity, func(bound tally.Amount) tally.Amount { return bound.SaturatingSub(n) })
 		if back != nil {
-			back.learn(at, e.Capacity, func(lo, hi tally.Amount) (tally.Amount, tally.Amount) {
-				return lo.SaturatingAdd(n), hi.SaturatingAdd(n)
-			})
+			back.moved(at, e.Capacity, func(bound tally.Amount) tally.Amount { return bound.SaturatingAdd(n) })
 		}
 	})
 }

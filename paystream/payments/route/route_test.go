@@ -227,6 +227,38 @@ func TestLearns(t *testing.T) {
 	}
 }
 
+// TestCarriesMoreThanItHoldsAtOnce: a tab that is settled as it fills carries payment
+// after payment, and what is paid is not counted against it.
+func TestCarriesMoreThanItHoldsAtOnce(t *testing.T) {
+	f := NewFinder("A", graphOf(t, edgeOf("A", "B", 1000), edgeOf("B", "D", 1000)))
+	for i := range 20 {
+		now := t0.Add(time.Duration(i) * time.Minute)
+		legs, err := f.Plan(now, request(600, 0))
+		if err != nil {
+			t.Fatalf("payment %d: %v", i+1, err)
+		}
+		for k := range legs {
+			f.Sent(now, "D", &legs[k])
+			f.Done(now, "D", &legs[k])
+		}
+	}
+}
+
+// TestHintsCarrySeveralPayments at one time: what others have on the way does not
+// count against a payee whose capacity nobody tells.
+func TestHintsCarrySeveralPayments(t *testing.T) {
+	f := NewFinder("A", graphOf(t, edgeOf("A", "B", 1000)))
+	r := request(10, 0)
+	r.Hints = []payments.Hint{{Peer: "B"}}
+	for i := range 20 {
+		legs, err := f.Plan(t0, r)
+		if err != nil {
+			t.Fatalf("payment %d: %v", i+1, err)
+		}
+		f.Sent(t0, "D", &legs[0])
+	}
+}
+
 // TestHints: an invoice's edges are used, learnt about, and leave nothing behind.
 func TestHints(t *testing.T) {
 	g := graphOf(t, edgeOf("A", "B", 1000))
