@@ -297,25 +297,35 @@ func (s *Service) sendLegs(d *driver, v PaymentView, number int, now int64) (int
 	if err != nil {
 		return 0, err
 	}
+	// All of them at once: they share one save.
+	parts, items := make([]sending, len(legs)), make([]item, len(legs))
 	for i, leg := range legs {
 		number++
-		reply, err := s.SendPart(context.Background(), SendPart{
+		parts[i] = s.sendPart(SendPart{
 			Hash: d.hash, Dest: d.first.Dest, Secret: d.first.Secret, Intended: d.first.Total, Number: uint64(number),
 			Amount: leg.Amount, Fee: leg.Fee, Via: leg.Via, Deadline: d.first.Deadline, MaxFee: d.first.MaxFee,
 		})
-		if err != nil {
-			return i, err
-		}
-		if reply.Outcome != OutcomeSent {
-			return i, nil // complete, or covered by somebody else
-		}
-		d.begun = true
-		d.legs[reply.ID] = leg
-		s.routeMu.Lock()
-		s.cfg.Router.Sent(at, d.first.Dest, &leg)
-		s.routeMu.Unlock()
+		items[i] = parts[i].item
 	}
-	return len(legs), nil
+	if err := s.put(true, items...); err != nil {
+		return 0, err
+	}
+	sent := 0
+	for i := range parts {
+		reply, failed := parts[i].wait(context.Background())
+		switch {
+		case failed != nil:
+			err = cmp.Or(err, failed)
+		case reply.Outcome == OutcomeSent: // else it is complete, or covered by somebody else
+			sent++
+			d.begun = true
+			d.legs[reply.ID] = legs[i]
+			s.routeMu.Lock()
+			s.cfg.Router.Sent(at, d.first.Dest, &legs[i])
+			s.routeMu.Unlock()
+		}
+	}
+	return sent, err
 }
 
 // learn tells the router what became of the parts it planned.

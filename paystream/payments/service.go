@@ -212,8 +212,8 @@ func (s *Service) signal() {
 	}
 }
 
-// put queues an item; bounded says that it may be refused.
-func (s *Service) put(it item, bounded bool) error {
+// put queues items, all or none, and together; bounded says that they may be refused.
+func (s *Service) put(bounded bool, its ...item) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -221,28 +221,36 @@ func (s *Service) put(it item, bounded bool) error {
 		return s.failed
 	case s.closed:
 		return ErrClosed
-	case bounded && len(s.items) >= maxQueued:
+	case bounded && len(s.items)+len(its) > maxQueued:
 		return ErrBusy
 	}
-	s.items = append(s.items, it)
+	s.items = append(s.items, its...)
 	s.signal()
 	return nil
 }
 
 // do queues an item and waits until it is saved and carried out.
 func (s *Service) do(ctx context.Context, it item) error {
-	done := make(chan error, 1)
-	it.done = func(err error) { done <- err }
-	if err := s.put(it, true); err != nil {
+	wait := s.waiter(&it)
+	if err := s.put(true, it); err != nil {
 		return err
 	}
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-s.ended:
-		return ErrClosed
+	return wait(ctx)
+}
+
+// waiter lets an item be waited for, once it is queued.
+func (s *Service) waiter(it *item) func(context.Context) error {
+	done := make(chan error, 1)
+	it.done = func(err error) { done <- err }
+	return func(ctx context.Context) error {
+		select {
+		case err := <-done:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.ended:
+			return ErrClosed
+		}
 	}
 }
 
@@ -375,7 +383,7 @@ func (s *Service) carryOut(f *Effect) {
 			s.log.Warn("part did not leave", "part", f.ID, "err", err)
 			ev.Kind, ev.Failure = PayerRejected, Failure{Code: FailHop, Hop: 0}
 		}
-		_ = s.put(item{payer: ev}, false) // closed: the restart asks
+		_ = s.put(false, item{payer: ev}) // closed: the restart asks
 	case FxForget:
 		s.cfg.Carrier.Forget(f.PartID)
 	case FxFulfil:
@@ -406,7 +414,7 @@ func (s *Service) decided(id PartID) func(error) {
 			s.log.Warn("carrier did not take a decision", "part_id", id, "err", err)
 			return
 		}
-		_ = s.put(item{payee: ev}, false) // closed: the restart asks
+		_ = s.put(false, item{payee: ev}) // closed: the restart asks
 	}
 }
 
@@ -421,14 +429,14 @@ func wakeAll[K comparable](m map[K][]chan struct{}, k K) {
 func (s *Service) Part(a *Arrival) {
 	cp := *a
 	cp.Data = slices.Clone(a.Data)
-	if err := s.put(item{payee: &PayeeEvent{Kind: PayeePart, Arrival: &cp}}, true); errors.Is(err, ErrBusy) {
+	if err := s.put(true, item{payee: &PayeeEvent{Kind: PayeePart, Arrival: &cp}}); errors.Is(err, ErrBusy) {
 		s.cfg.Carrier.Reject(a.PartID, FailHop, func(error) {})
 	}
 }
 
 // Gone implements Handler.
 func (s *Service) Gone(id PartID) {
-	_ = s.put(item{payee: &PayeeEvent{Kind: PayeeGone, PartID: id}}, false) // closed: the restart asks
+	_ = s.put(false, item{payee: &PayeeEvent{Kind: PayeeGone, PartID: id}}) // closed: the restart asks
 }
 
 // Answer implements Handler.
@@ -437,24 +445,44 @@ func (s *Service) Answer(a *Answer) {
 	if a.Fulfilled {
 		ev.Kind, ev.Preimage = PayerFulfilled, a.Preimage
 	}
-	_ = s.put(item{payer: ev}, false) // closed: it is told again
+	_ = s.put(false, item{payer: ev}) // closed: it is told again
 }
 
 // SendPart is the command sendpartialpay. PartID, and where they are 0 Expires and
 // CertainBy, are filled in.
 func (s *Service) SendPart(ctx context.Context, c SendPart) (Reply, error) {
+	p := s.sendPart(c)
+	if err := s.put(true, p.item); err != nil {
+		return Reply{}, err
+	}
+	return p.wait(ctx)
+}
+
+// sending is a SendPart on its way through the inbox.
+type sending struct {
+	item  item
+	reply *Reply // the owner may write it after a caller has left
+	saved func(context.Context) error
+}
+
+func (s *Service) sendPart(c SendPart) sending {
 	rand.Read(c.PartID[:]) // never fails
 	hops := len(c.Via) + 1
 	if c.Expires == 0 {
 		c.Expires = s.Now() + ExpiresAfter(hops).Milliseconds()
 	}
 	c.CertainBy = s.cfg.Carrier.CertainBy(time.UnixMilli(c.Expires), hops).UnixMilli()
-	reply := new(Reply) // the owner may write it after ctx has ended
-	err := s.do(ctx, item{payer: &PayerEvent{Kind: PayerSend, Send: &c, Reply: reply}})
-	if err != nil {
+	p := sending{reply: new(Reply)}
+	p.item = item{payer: &PayerEvent{Kind: PayerSend, Send: &c, Reply: p.reply}}
+	p.saved = s.waiter(&p.item)
+	return p
+}
+
+func (p *sending) wait(ctx context.Context) (Reply, error) {
+	if err := p.saved(ctx); err != nil {
 		return Reply{}, err
 	}
-	return *reply, nil
+	return *p.reply, nil
 }
 
 // await returns when f, on the owner's goroutine, returns true, and asks it again
@@ -478,12 +506,12 @@ func await[K comparable](ctx context.Context, s *Service, m map[K][]chan struct{
 			return ErrClosed
 		case <-ctx.Done():
 		}
-		_ = s.put(item{ask: func() {
+		_ = s.put(false, item{ask: func() {
 			m[k] = slices.DeleteFunc(m[k], func(c chan struct{}) bool { return c == woken })
 			if len(m[k]) == 0 {
 				delete(m, k)
 			}
-		}}, false)
+		}})
 		return ctx.Err()
 	}
 }

@@ -212,6 +212,28 @@ func TestDiamond(t *testing.T) {
 	})
 }
 
+// TestPartsShareASave: what pay splits is on disk with one sync, and only then leaves.
+func TestPartsShareASave(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.net.Delay = time.Second // so that nothing comes back meanwhile
+		a, d := w.start("A", nil), w.start("D", nil)
+		i := d.invoice(t, payments.InvoiceRequest{Amount: 100})
+		before := a.store.Commits()
+		go func() { // ends with the payment
+			_, _ = a.Pay(t.Context(), payments.PayRequest{Invoice: i})
+		}()
+		time.Sleep(100 * time.Millisecond) // bubble: both have left
+		if _, kept := w.net.InFlight(); kept != 2 || a.store.Commits() != before+1 {
+			t.Fatalf("%d parts left after %d saves", kept, a.store.Commits()-before)
+		}
+		if v, err := a.WaitPayment(t.Context(), i.Hash); err != nil || v.Status != payments.StatusComplete {
+			t.Fatalf("%+v, %v", v, err)
+		}
+		time.Sleep(5 * time.Second) // bubble: the other part is answered
+		w.settled(100, 2)
+	})
+}
+
 // TestOneDeadPath: with one way dead the payment arrives over a third, or fails
 // whole, by its deadline, with nothing taken.
 func TestOneDeadPath(t *testing.T) {
