@@ -9,16 +9,12 @@ import (
 	"testing"
 )
 
-// TestThreatsNameRealTests keeps docs/threats.md true: every test that it names
-// exists.
+// TestThreatsNameRealTests keeps docs/threats.md true, and the table of tests in
+// docs/protocol/payments.md: every test that they name exists.
 func TestThreatsNameRealTests(t *testing.T) {
-	doc, err := os.ReadFile("docs/threats.md")
-	if err != nil {
-		t.Fatal(err)
-	}
 	have := make(map[string]bool)
 	fn := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
-	err = filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
 			return err
 		}
@@ -31,13 +27,19 @@ func TestThreatsNameRealTests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	named := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`").FindAllSubmatch(doc, -1)
-	if len(named) < 30 {
-		t.Fatalf("only %d tests are named", len(named))
-	}
-	for _, m := range named {
-		if !have[string(m[1])] {
-			t.Errorf("docs/threats.md names %s, which does not exist", m[1])
+	for file, least := range map[string]int{"docs/threats.md": 30, "docs/protocol/payments.md": 15} {
+		doc, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		named := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`").FindAllSubmatch(doc, -1)
+		if len(named) < least {
+			t.Fatalf("%s: only %d tests are named", file, len(named))
+		}
+		for _, m := range named {
+			if !have[string(m[1])] {
+				t.Errorf("%s names %s, which does not exist", file, m[1])
+			}
 		}
 	}
 }

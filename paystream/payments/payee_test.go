@@ -162,6 +162,10 @@ func TestClaim(t *testing.T) {
 // prolonged by a later one nor by a restart.
 func TestAssemblyDeadline(t *testing.T) {
 	for _, restart := range []bool{false, true} {
+		when := ""
+		if restart {
+			when = ", restarted"
+		}
 		begin := func() (r *payeeRig, a, b PartID) {
 			r = newPayeeRig(t)
 			r.invoice(1, nil)
@@ -174,7 +178,7 @@ func TestAssemblyDeadline(t *testing.T) {
 			}
 			return r, a, b
 		}
-		t.Run("-1 ms claims", func(t *testing.T) {
+		t.Run("-1 ms claims"+when, func(t *testing.T) {
 			r, a, b := begin()
 			r.now = start + 59_999
 			if fx := r.tick(); len(fx) != 0 {
@@ -189,7 +193,7 @@ func TestAssemblyDeadline(t *testing.T) {
 				t.Fatal("timed out after the claim")
 			}
 		})
-		t.Run("+1 ms gives back", func(t *testing.T) {
+		t.Run("+1 ms gives back"+when, func(t *testing.T) {
 			r, a, b := begin()
 			if next, ok := r.core.Next(); !ok || next != start+60_000 {
 				t.Fatal(next, ok)
@@ -203,7 +207,7 @@ func TestAssemblyDeadline(t *testing.T) {
 				t.Fatal(fx, r.view(1))
 			}
 		})
-		t.Run("+0 ms gives back, also before the tick", func(t *testing.T) {
+		t.Run("+0 ms gives back, also before the tick"+when, func(t *testing.T) {
 			r, a, b := begin()
 			r.now = start + 60_000
 			_, fx := r.part(1, 30, nil)
@@ -278,7 +282,6 @@ func TestOneAnswer(t *testing.T) {
 		"no data":        arrives(func(a *Arrival) { a.Data = nil }),
 		"long data":      arrives(func(a *Arrival) { a.Data = make([]byte, 32<<10) }),
 		"other part's":   arrives(func(a *Arrival) { a.PartID[15]++ }),
-		"a hop took":     says(PartData{100, 41, 1}),
 		"zero of part":   says(PartData{100, 0, 1}),
 		"zero total":     says(PartData{0, 40, 1}),
 		"total below":    says(PartData{99, 40, 1}),
@@ -343,16 +346,34 @@ func TestOverpayment(t *testing.T) {
 	}
 }
 
-func TestPartsBound(t *testing.T) {
+// Test33rdPartIsRefused at the payee, and the 32 before it go on waiting.
+func Test33rdPartIsRefused(t *testing.T) {
 	r := newPayeeRig(t)
 	r.invoice(1, nil)
-	for range MaxParts {
+	for range 32 {
 		if _, fx := r.part(1, 1, nil); len(fx) != 0 {
 			t.Fatal(fx)
 		}
 	}
-	if id, fx := r.part(1, 1, nil); !rejects(fx, FailRefused, id) {
+	if id, fx := r.part(1, 1, nil); !rejects(fx, FailRefused, id) || r.view(1).Parts != 32 {
 		t.Fatal(fx)
+	}
+}
+
+// TestPartBelowItsAmount: of a part that says that 40 are to arrive, 39 are refused,
+// because a hop kept more than its fee; 41 are taken, and count as 41.
+func TestPartBelowItsAmount(t *testing.T) {
+	r := newPayeeRig(t)
+	r.invoice(1, nil)
+	bring := func(arrived tally.Amount) (PartID, []Effect) {
+		a := r.arrival(1, arrived, PartData{Amount: 40})
+		return a.PartID, without(r.must(PayeeEvent{Kind: PayeePart, Arrival: a}), FxSave)
+	}
+	if id, fx := bring(39); !rejects(fx, FailRefused, id) || r.view(1).Parts != 0 {
+		t.Fatal(fx)
+	}
+	if _, fx := bring(41); len(fx) != 0 || r.view(1).Waiting != 41 {
+		t.Fatal(fx, r.view(1))
 	}
 }
 
@@ -482,9 +503,8 @@ func TestHoldInvoice(t *testing.T) {
 	begin := func() (r *payeeRig, a, b PartID) {
 		r = newPayeeRig(t)
 		r.invoice(1, func(i *Receivable) { i.Hold, i.Known, i.Preimage = true, false, tally.Preimage{} })
-		long := func(a *Arrival) { a.Expires = start + 300_000 }
-		a, _ = r.part(1, 40, long)
-		b, fx := r.part(1, 60, long)
+		a, _ = r.part(1, 40, func(a *Arrival) { a.Expires = start + 300_000 })
+		b, fx := r.part(1, 60, func(a *Arrival) { a.Expires = start + 310_000 })
 		if len(fx) != 1 || fx[0].Kind != FxWakeInvoice || r.view(1).Status != InvoiceHeld {
 			t.Fatal(fx)
 		}
@@ -525,7 +545,7 @@ func TestHoldInvoice(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	t.Run("fails by itself", func(t *testing.T) {
+	t.Run("fails whole by itself when one part has no time left", func(t *testing.T) {
 		r, a, b := begin()
 		next, _ := r.core.Next()
 		if r.now = next - 1; len(r.tick()) != 0 {

@@ -259,6 +259,10 @@ func TestSendPartTable(t *testing.T) {
 			r.must(nil)
 			conflict(t, r, part(1, 41))
 		}},
+		{"pending: same part live, other fee", func(t *testing.T, r *payerRig) {
+			r.must(nil)
+			conflict(t, r, func(c *SendPart) { c.Fee++ })
+		}},
 		{"pending: same part live, other route", func(t *testing.T, r *payerRig) {
 			r.must(nil)
 			conflict(t, r, func(c *SendPart) { c.Via = []peer.ID{"bypass"} })
@@ -400,14 +404,39 @@ func TestSendPartBounds(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for i := range uint64(MaxParts) {
-		r.must(func(c *SendPart) { c.Intended, c.Number, c.Amount = 1000, i, 1 })
-	}
-	if _, _, err := r.send(func(c *SendPart) { c.Intended, c.Number, c.Amount = 1000, 99, 1 }); !errors.Is(err, ErrBound) {
-		t.Errorf("part %d: %v", MaxParts+1, err)
-	}
+	r.must(nil)
 	if _, err := r.step(PayerEvent{Kind: PayerFulfilled, PartID: r.core.parts[1].PartID}); err == nil {
 		t.Error("a wrong preimage was taken")
+	}
+}
+
+// Test33rdPartIsNotSent by the payer while 32 live; when one has failed, there is
+// room again.
+func Test33rdPartIsNotSent(t *testing.T) {
+	r := newPayerRig(t)
+	small := func(n uint64) func(*SendPart) {
+		return func(c *SendPart) { c.Intended, c.Number, c.Amount = 1000, n, 1 }
+	}
+	for n := range uint64(32) {
+		r.must(small(n))
+	}
+	if _, _, err := r.send(small(32)); !errors.Is(err, ErrBound) {
+		t.Fatal(err)
+	}
+	r.fail(1)
+	r.must(small(32))
+}
+
+// TestAttemptsAreBounded: a group leaves a bounded number of rows behind.
+func TestAttemptsAreBounded(t *testing.T) {
+	r := newPayerRig(t)
+	r.must(nil) // lives throughout, so that the group goes on
+	for id := uint64(2); id <= MaxAttempts; id++ {
+		r.must(func(c *SendPart) { c.Number = 2 })
+		r.fail(id)
+	}
+	if _, _, err := r.send(func(c *SendPart) { c.Number = 2 }); !errors.Is(err, ErrBound) {
+		t.Fatal(err)
 	}
 }
 

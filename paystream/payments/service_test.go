@@ -449,3 +449,88 @@ func TestStoreFails(t *testing.T) {
 		}
 	})
 }
+
+// TestAssemblyDeadlineOverARestart: the payee is killed while a part waits and is
+// away for 20 of its 60 s. The rest is claimed if it arrives 1 ms before the end of
+// them, counted from the first part; 1 ms after it all has gone back.
+func TestAssemblyDeadlineOverARestart(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		t.Run(fmt.Sprintf("late=%t", late), func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				a, d := w.start("A", nil), w.start("D", nil)
+				i := d.invoice(t, payments.InvoiceRequest{Amount: 100})
+				send := func(n uint64, amount tally.Amount, via string) payments.Reply {
+					reply, err := a.SendPart(t.Context(), payments.SendPart{
+						Hash: i.Hash, Dest: i.Payee, Secret: i.Secret, Intended: 100, Number: n, Amount: amount, Fee: 1, Via: []peer.ID{w.ids[via]},
+					})
+					if err != nil {
+						t.Fatal(err)
+					}
+					return reply
+				}
+				arrives := time.Now().Add(w.net.Delay)
+				first := send(1, 40, "B")
+				time.Sleep(10 * time.Second) // bubble: it waits at the payee
+				stopped := d.stop()
+				time.Sleep(20 * time.Second) // bubble: the payee is away
+				d = w.start("D", stopped)
+				lines, err := d.PartialInvoices(t.Context(), &i.Hash)
+				if err != nil || len(lines) != 1 || lines[0].Deadline != arrives.Add(time.Minute).UnixMilli() {
+					t.Fatalf("%+v, %v", lines, err)
+				}
+				at, want := arrives.Add(time.Minute-time.Millisecond), payments.PartComplete
+				if late {
+					at, want = arrives.Add(time.Minute+time.Millisecond), payments.PartFailed
+				}
+				time.Sleep(time.Until(at.Add(-w.net.Delay))) // bubble: so that it arrives then
+				second := send(2, 60, "C")
+				part, err := a.WaitPart(t.Context(), first.ID)
+				if err != nil || part.Status != want {
+					t.Fatalf("%+v, %v", part, err)
+				}
+				if part, err = a.WaitPart(t.Context(), second.ID); err != nil || part.Status != want {
+					t.Fatalf("%+v, %v", part, err)
+				}
+				if late {
+					w.settled(0, 0)
+				} else {
+					w.settled(100, 2)
+				}
+			})
+		})
+	}
+}
+
+// TestTwoPayersOfOneInvoice: both pay it at once. The parts of whoever completes the
+// sum decide, all that waits then is claimed, and nobody is charged what it did not
+// send, or without the preimage.
+func TestTwoPayersOfOneInvoice(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.edge("EC", paymentstest.Edge{Room: 61, Fee: 1})
+		a, e, d := w.start("A", nil), w.start("E", nil), w.start("D", nil)
+		i := d.invoice(t, payments.InvoiceRequest{Amount: 100})
+		var of []tally.Balance
+		for _, payer := range []struct {
+			n   *node
+			via string
+		}{{a, "B"}, {e, "C"}} {
+			_, err := payer.n.SendPart(t.Context(), payments.SendPart{
+				Hash: i.Hash, Dest: i.Payee, Secret: i.Secret, Intended: 100, Number: 1, Amount: 60, Fee: 1, Via: []peer.ID{w.ids[payer.via]},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, n := range []*node{a, e} {
+			v, err := n.WaitPayment(t.Context(), i.Hash)
+			if err != nil || v.Status != payments.StatusComplete || !v.Preimage.Opens(i.Hash) || v.Claimed != 60 {
+				t.Fatalf("%+v, %v", v, err)
+			}
+			of = append(of, w.net.Balance(n.id))
+		}
+		v, err := d.WaitInvoice(t.Context(), i.Hash)
+		if err != nil || v.Received != 120 || !slices.Equal(of, []tally.Balance{-61, -61}) || w.net.Balance(d.id) != 120 {
+			t.Fatalf("received %+v, %v; the payers have %v", v, err, of)
+		}
+	})
+}
