@@ -91,6 +91,7 @@ var table = []benchmark{
 	{"journal", "synced records of 256 writers", benchJournal},
 	{"mem", "bytes an account and a connected peer", benchMem},
 	{"stream", "packets over 1, 2 and 4 hops", benchStream},
+	{"multipath", "payments of 1 part over 1, 2 and 4 hops, of 4 over a diamond", benchMultipath},
 	{"recover", "kill -9 to serving, 10^6 accounts", benchRecover},
 	{"dial", "new peers with swap handshake", benchDial},
 }

@@ -80,6 +80,16 @@ var shapes = map[string][]struct{ name, unit string }{
 		{"stream/engine/durable/hops-1", "packets/s"},
 		{"stream/engine/durable/hops-1/p50", "µs"},
 	},
+	"multipath": {
+		{"multipath/memory/hops-1", "payments/s"},
+		{"multipath/memory/hops-1/p50", "µs"},
+		{"multipath/memory/diamond-4-parts", "payments/s"},
+		{"multipath/memory/diamond-4-parts/p50", "µs"},
+		{"multipath/durable/hops-1", "payments/s"},
+		{"multipath/durable/hops-1/p50", "µs"},
+		{"multipath/durable/diamond-4-parts", "payments/s"},
+		{"multipath/durable/diamond-4-parts/p50", "µs"},
+	},
 	"recover": {{"recover", "s"}},
 	"dial":    {{"dial", "peers/s"}},
 }

@@ -86,6 +86,17 @@ func percentiles(list []time.Duration) (p50, p99 float64) {
 	return at(50), at(99)
 }
 
+// timed is a probe that also appends the median of what took has, in microseconds, to
+// a list.
+func timed(to *[]float64, took *[]time.Duration, run probe) probe {
+	return func(ctx context.Context, d time.Duration) (float64, error) {
+		v, err := run(ctx, d)
+		at50, _ := percentiles(*took)
+		*to = append(*to, at50*1000)
+		return v, err
+	}
+}
+
 // rate is a figure where more is better.
 func rate(name, unit string, figure, limit series, limitName string, goal float64) Figure {
 	f := Figure{

@@ -525,12 +525,16 @@ func benchStream(ctx context.Context, o *Options) (figures []Figure, err error) 
 	return figures, nil
 }
 
-func streamOver(ctx context.Context, o *Options, hops int, onDisk bool, goal, goalP50 float64) (_ []Figure, err error) {
-	where := "memory"
+// where names the kind of store in the name of a figure.
+func where(onDisk bool) string {
 	if onDisk {
-		where = "durable"
+		return "durable"
 	}
-	o.say("stream: %d hops, %s", hops, where)
+	return "memory"
+}
+
+func streamOver(ctx context.Context, o *Options, hops int, onDisk bool, goal, goalP50 float64) (_ []Figure, err error) {
+	o.say("stream: %d hops, %s", hops, where(onDisk))
 	c, remove, err := newChain(ctx, o, hops, onDisk)
 	if err != nil {
 		return nil, err
@@ -556,14 +560,6 @@ func streamOver(ctx context.Context, o *Options, hops int, onDisk bool, goal, go
 		return nil, err
 	}
 	var p50, engineP50, bareP50 []float64
-	timed := func(to *[]float64, took *[]time.Duration, run probe) probe {
-		return func(ctx context.Context, d time.Duration) (float64, error) {
-			v, err := run(ctx, d)
-			at50, _ := percentiles(*took)
-			*to = append(*to, at50*1000)
-			return v, err
-		}
-	}
 	all, err := rounds(ctx, o, socket.run, many.run, bare.run,
 		timed(&p50, &socket.took, socket.single), timed(&engineP50, &one.took, one.run), timed(&bareP50, &single.took, single.run))
 	if err != nil {
@@ -572,8 +568,8 @@ func streamOver(ctx context.Context, o *Options, hops int, onDisk bool, goal, go
 	if err := c.check(ctx, many.paid+one.paid+uint64(socket.conn.Report().Sent)); err != nil {
 		return nil, err
 	}
-	name := fmt.Sprintf("stream/%s/hops-%d", where, hops)
-	engine := fmt.Sprintf("stream/engine/%s/hops-%d", where, hops)
+	name := fmt.Sprintf("stream/%s/hops-%d", where(onDisk), hops)
+	engine := fmt.Sprintf("stream/engine/%s/hops-%d", where(onDisk), hops)
 	note := "packets of 1 unit with 100 bytes, hash-locked, on the tabs of every hop; two hashes at each end and one at each hop"
 	sealed := "packets of 1 unit of a socket, sealed both ways, on the tabs of every hop; at most 1024 in flight"
 	limit := "the same streams, frames as long there and back, nobody looks"

@@ -22,6 +22,10 @@ func NewMem(opts ...durable.Option) *durable.Store {
 	return durable.New(newMemDatastore(nil), opts...)
 }
 
+// NewMemDatastore returns what NewMem keeps its records in, for a node that opens its
+// store itself.
+func NewMemDatastore() datastore.Batching { return newMemDatastore(nil) }
+
 // memDatastore is an ordered datastore in memory whose batches are atomic and
 // whose scans see one state. Writes go to a small unordered part; the next scan
 // merges it into the ordered one, which is never changed again.
