@@ -233,7 +233,6 @@ func (s *session) fill(b *batch) error {
 }
 
 func (b *batch) reset(p peer.ID) {
-	clear(b.msgs)
 	b.msgs = b.msgs[:0]
 	if cap(b.arena.buf) > keptArena {
 		b.arena.buf = nil
@@ -249,6 +248,9 @@ func (s *session) send(m *forward.Msg) (full bool) {
 	defer o.mu.Unlock()
 	if o.closed {
 		return false
+	}
+	if o.buf == nil {
+		o.buf = (*outBuffers.Get().(*[]byte))[:0]
 	}
 	if len(o.buf) > dropDataAt && len(m.Data) > 0 && m.Kind != forward.MsgPrepare {
 		bare := *m
@@ -267,12 +269,15 @@ func (s *session) wakeWriter() {
 	}
 }
 
-// keptOut bounds the buffer that a writer keeps.
-const keptOut = 256 << 10
+// outBuffers are those of writers that have nothing to write: an idle session keeps
+// none.
+var outBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// keptOut bounds a buffer that is kept for reuse.
+const keptOut = 512 << 10
 
 // write writes what is queued, all in one Write, until the session stops.
 func (s *session) write() {
-	var spare []byte
 	for {
 		select {
 		case <-s.out.wake:
@@ -281,10 +286,9 @@ func (s *session) write() {
 		}
 		s.out.mu.Lock()
 		buf := s.out.buf
-		s.out.buf = spare[:0]
+		s.out.buf = nil
 		s.out.mu.Unlock()
 		if len(buf) == 0 {
-			spare = buf // the two change places all the same
 			continue
 		}
 		err := s.st.SetWriteDeadline(time.Now().Add(s.svc.lim.FrameTimeout))
@@ -302,8 +306,8 @@ func (s *session) write() {
 			s.stop(status)
 			return
 		}
-		if spare = buf; cap(spare) > keptOut {
-			spare = nil
+		if cap(buf) <= keptOut {
+			outBuffers.Put(&buf)
 		}
 	}
 }
