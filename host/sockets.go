@@ -414,22 +414,18 @@ var (
 	_ paystream.Roomer  = (*SocketCarrier)(nil)
 )
 
-// Send implements paystream.Carrier. It waits while the engine's inbox is full.
+// Send implements paystream.Carrier.
 func (c *SocketCarrier) Send(p *paystream.Outgoing) error {
 	c.once.Do(func() { c.decided = c.Answered })
-	out := &forward.Packet{
-		Dest: p.Dest.Peer, Token: p.Dest.Token, Via: p.Dest.Via, Amount: p.Amount,
-		Expires:   c.onEngine(p.Expires),
+	err := c.Engine.Send(&forward.Packet{
+		Dest: p.Dest.Peer, Token: p.Dest.Token, Via: p.Dest.Via, Amount: p.Amount, Expires: p.Expires,
 		Condition: forward.Blake2b(p.Condition), Part: forward.PartID(p.ID), Data: p.Data,
-		Record: p.Record, Decided: c.decided,
+		Record: p.Record, Owner: p, Decided: c.decided,
+	}, nil)
+	if errors.Is(err, forward.ErrBusy) {
+		return paystream.ErrNoRoom
 	}
-	for {
-		err := c.Engine.Send(out, nil)
-		if !errors.Is(err, forward.ErrBusy) {
-			return err
-		}
-		<-time.After(busyRetry)
-	}
+	return err
 }
 
 // Save implements paystream.Carrier.
@@ -457,26 +453,16 @@ func (n *Node) firstRoom(d paystream.Dest) (tally.Amount, bool) {
 	return room, err == nil
 }
 
-// The engine's clock is the wall clock at its start and monotonic from there; that
-// of sockets is time.Time with its monotonic part. What crosses is what is left.
-
-func (c *SocketCarrier) onEngine(t time.Time) time.Time {
-	return time.UnixMilli(c.Engine.Now()).Add(time.Until(t))
-}
-
-func (c *SocketCarrier) onSocket(t time.Time) time.Time {
-	return time.Now().Add(t.Sub(time.UnixMilli(c.Engine.Now())))
-}
-
 // Packet implements forward.Handler: it takes a packet for us that is no part of a payment.
 func (c *SocketCarrier) Packet(d *forward.Delivery) (forward.Decision, bool) {
 	out := c.Endpoint.Packet(&paystream.Incoming{
 		ID: paystream.PacketID(d.Part), From: d.From, Token: d.Token, Amount: d.Amount,
-		Expires: c.onSocket(d.Expires), Condition: d.Condition.Digest, Data: d.Data,
+		Expires: d.Expires, Condition: d.Condition.Digest, Data: d.Data,
 	})
 	switch {
 	case out.Fulfil:
-		return forward.Decision{Fulfil: true, Preimage: out.Preimage, Data: out.Data, Record: out.Record}, true
+		// R5 of the socket has compared preimage and condition.
+		return forward.Decision{Fulfil: true, Preimage: out.Preimage, Opens: true, Data: out.Data, Record: out.Record}, true
 	case out.Data != nil:
 		return forward.Decision{Code: forward.CodeApplication, Data: out.Data}, true
 	default:
@@ -488,7 +474,8 @@ func (c *SocketCarrier) Packet(d *forward.Delivery) (forward.Decision, bool) {
 // is saved in the batch that forgets the packet.
 func (c *SocketCarrier) Answered(r *forward.Result) func(*durable.Batch) {
 	kind, most := rejectOf(r)
-	c.answer = paystream.Answer{ID: paystream.PacketID(r.Part), Fulfilled: r.Fulfilled, Data: r.Data, Kind: kind, Most: most}
+	sent, _ := r.Owner.(*paystream.Outgoing)
+	c.answer = paystream.Answer{ID: paystream.PacketID(r.Part), Sent: sent, Fulfilled: r.Fulfilled, Data: r.Data, Kind: kind, Most: most}
 	return c.Endpoint.Answer(&c.answer)
 }
 

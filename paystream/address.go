@@ -64,7 +64,7 @@ func (c *Conn) Way() (to peer.ID, via []peer.ID) {
 
 // introduce adds to a client's packet what its server has not acked: the asset and
 // the way back. Called with mu held.
-func (c *Conn) introduce(p *Packet, o *outgoing) {
+func (c *Conn) introduce(p *Packet, o *flight) {
 	if c.ident.role != RoleClient {
 		return
 	}
@@ -86,7 +86,7 @@ func (c *Conn) asset(p *Packet) {
 }
 
 // introduced notes that the server has read o. Called with mu held.
-func (c *Conn) introduced(o *outgoing) {
+func (c *Conn) introduced(o *flight) {
 	c.assetTold = c.assetTold || o.asset
 	c.wayTold = max(c.wayTold, o.way)
 }

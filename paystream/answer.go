@@ -2,49 +2,57 @@ package paystream
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/tallystick/tally"
 )
 
 // answer is the end of a packet of ours.
-func (c *Conn) answer(a *Answer) Record {
+func (c *Conn) answer(a *Answer, sent *Outgoing) Record {
+	now := c.e.now()
 	c.mu.Lock()
-	o, ok := c.out[a.ID]
-	if !ok {
+	if sent.at < 0 { // its socket was dropped, and all of it that was no money
 		c.mu.Unlock()
 		return nil
 	}
-	delete(c.out, a.ID)
+	c.lands(sent)
+	o := &sent.flight
 	if o.pair == c.pairs && o.seq != 0 && o.seq == c.tellSeq {
 		c.telling--
 	}
-	p, known := c.readReply(a, &o)
+	p, known := c.readReply(a, o, now)
 	if known {
 		c.heardStreams(p, false)
-		c.introduced(&o)
+		c.introduced(o)
 		c.meetPeer(p, 0)
 	}
-	c.landedStreams(&o, p, known)
-	c.finish(a, &o, p, known)
+	c.landedStreams(o, now, p, known)
+	c.finish(a, o, now, p, known)
 	if c.sess.Confirmed() && o.kind == outOpen {
 		c.tellAt = 0
 	}
-	list := c.due(nil)
-	c.arm()
+	money := o.kind == outMoney
+	reuse(sent)
+	// What follows is sent by another goroutine: it is much, and one look does for all
+	// packets that are answered together.
+	look := !c.looking
+	c.looking = true
 	gone := c.closed != nil && c.landed()
 	c.mu.Unlock()
-	c.e.enqueue(list)
+	if look {
+		c.e.lookAt(c)
+	}
 	if gone {
 		c.drop()
 	}
-	if o.kind == outMoney {
+	if money {
 		return c.records
 	}
 	return nil
 }
 
 // readReply authenticates the payee's part of an answer.
-func (c *Conn) readReply(a *Answer, o *outgoing) (p *Packet, known bool) {
+func (c *Conn) readReply(a *Answer, o *flight, now time.Duration) (p *Packet, known bool) {
 	if len(a.Data) == 0 || o.old {
 		return nil, false
 	}
@@ -69,7 +77,7 @@ func (c *Conn) readReply(a *Answer, o *outgoing) (p *Packet, known bool) {
 	if o.kind == outOpen && c.turnedAway(p.Code) {
 		return p, false
 	}
-	c.usedAt = c.e.now()
+	c.usedAt = now
 	c.doubt = c.doubt && !op.Fresh
 	if op.Began {
 		c.began()
@@ -103,8 +111,7 @@ func (c *Conn) turnedAway(code Code) bool {
 }
 
 // finish books the end of a packet and tells the control.
-func (c *Conn) finish(a *Answer, o *outgoing, p *Packet, known bool) {
-	now := c.e.now()
+func (c *Conn) finish(a *Answer, o *flight, now time.Duration, p *Packet, known bool) {
 	var arrived tally.Amount
 	if known {
 		arrived = p.Amount

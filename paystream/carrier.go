@@ -1,6 +1,7 @@
 package paystream
 
 import (
+	"errors"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -31,6 +32,10 @@ type Outgoing struct {
 	Data      []byte
 	// Record is nil where nothing depends on the packet.
 	Record Record
+
+	conn   *Conn
+	at     int // its place in Conn.out; -1: it is decided
+	flight flight
 }
 
 // Incoming is a packet for an endpoint. Token and Data are good during the call.
@@ -56,7 +61,10 @@ type Decision struct {
 
 // Answer is what became of a packet of ours. Data is good during the call.
 type Answer struct {
-	ID        PacketID
+	ID PacketID
+	// Sent is the packet itself, as it was handed over; nil where that was before a
+	// restart.
+	Sent      *Outgoing
 	Fulfilled bool
 	// Data is from the payee where it authenticates, else from anybody.
 	Data []byte
@@ -80,9 +88,10 @@ type Answer struct {
 //   - A fulfil is answered only with the preimage of the condition, and a fulfil
 //     that was decided is kept until the payer has it.
 type Carrier interface {
-	// Send takes p on its way; p and what it points to must not change until it
-	// is answered. It may wait for room, and calls no method of Handler itself.
-	// With an error the packet did not leave, and Record was not called.
+	// Send takes p on its way; p and what it points to do not change until it is
+	// answered, and may be used again from then on. It does not wait, and calls no
+	// method of Handler itself. With an error the packet did not leave, and Record was
+	// not called; where that is ErrNoRoom, it is offered again soon.
 	Send(p *Outgoing) error
 	// Save writes a record that belongs to no packet, in one line with those of
 	// packets: what it adds replaces nothing that a later one added. It does not
@@ -102,7 +111,10 @@ type Roomer interface {
 // any goroutine, never wait for disk or network, and never call the carrier.
 type Handler interface {
 	Packet(in *Incoming) Decision
-	// Answer tells the end of a packet. The record, which may be nil, is saved
+	// Answer tells the end of a packet, once. The record, which may be nil, is saved
 	// with what makes the carrier forget the packet.
 	Answer(a *Answer) Record
 }
+
+// ErrNoRoom: the carrier has too much to do to take one more packet now.
+var ErrNoRoom = errors.New("paystream: the carrier is busy")

@@ -37,7 +37,7 @@ type Conn struct {
 	sess    *Session
 	sock    *Socket
 	ctl     *Control
-	out     map[PacketID]outgoing
+	out     []*Outgoing // in flight, each at its own Outgoing.at
 	decided []PacketID // holds that are decided, on disk still
 	nextVia []peer.ID  // the way back of an Open that is not confirmed
 	nextTo  peer.ID
@@ -76,6 +76,7 @@ type Conn struct {
 	in, pkt, reply Packet // scratch
 	// records is c.record, bound once; nil where nothing is kept.
 	records Record
+	looking bool // Endpoint.lookAt was called, and look was not yet
 	// telling is how many packets in flight tell the state tellSeq of the pair, the
 	// newest that any of them tells; pairs counts pairs.
 	tellSeq uint64
@@ -100,7 +101,7 @@ func (e *Endpoint) newConn(i identity, s *Socket) (*Conn, error) {
 		return nil, err
 	}
 	c := &Conn{
-		e: e, ident: i, sess: sess, sock: s, ctl: NewControl(e.cfg.LargestPacket), out: make(map[PacketID]outgoing),
+		e: e, ident: i, sess: sess, sock: s, ctl: NewControl(e.cfg.LargestPacket),
 		proposals: make(map[[16]byte]bool),
 		asked:     make(map[[16]byte]*proposalState), wanted: make(map[[16]byte]*Receipt), usedAt: e.now(),
 		streams: newStreams(i.role, e.memory),
@@ -114,7 +115,10 @@ func (e *Endpoint) newConn(i identity, s *Socket) (*Conn, error) {
 	return c, nil
 }
 
+// now is the time since the start; at is the clock's time then.
 func (e *Endpoint) now() time.Duration { return time.Since(e.began) + 1 }
+
+func (e *Endpoint) at(now time.Duration) time.Time { return e.began.Add(now - 1) }
 
 // ID returns the socket's id, and Role which end this is.
 func (c *Conn) ID() SocketID { return c.ident.id }
@@ -296,7 +300,7 @@ func (c *Conn) Close() {
 		return
 	}
 	c.closing = true
-	list := c.news(nil)
+	list := c.news(nil, c.e.now())
 	c.finished(ErrClosed)
 	c.mu.Unlock()
 	c.e.enqueue(list)
@@ -330,7 +334,7 @@ func (c *Conn) finished(why error) {
 // landed reports whether nothing of ours is in flight that has to be booked.
 func (c *Conn) landed() bool {
 	for _, o := range c.out {
-		if o.kind == outMoney {
+		if o.flight.kind == outMoney {
 			return false
 		}
 	}
@@ -361,11 +365,10 @@ func (c *Conn) drop() {
 	if !c.landed() {
 		return
 	}
-	e.packetMu.Lock()
-	for id := range c.out {
-		delete(e.packets, id)
+	for _, o := range c.out {
+		o.at = -1
 	}
-	e.packetMu.Unlock()
+	c.out = nil
 	delete(e.conns, c.ident.id)
 	switch {
 	case !c.over && c.sock.sent|c.sock.received != 0:
@@ -393,23 +396,29 @@ func (c *Conn) abandon(why error) {
 
 // kick does what is due: opens, probes, pays, tells.
 func (c *Conn) kick() {
+	c.e.send(c.look(nil))
+}
+
+// look adds what is due to list, and sets the timer.
+func (c *Conn) look(list []*Outgoing) []*Outgoing {
+	now := c.e.now()
 	c.mu.Lock()
-	if c.armed <= c.e.now() {
+	c.looking = false
+	if c.armed <= now {
 		c.armed = 0
 	}
-	list := c.due(nil)
-	idle := c.arm()
+	list = c.due(list, now)
+	idle := c.arm(now)
 	c.mu.Unlock()
-	c.e.enqueue(list)
 	if idle {
 		c.end(fmt.Errorf("%w: idle for %v", ErrClosed, IdleTime))
 		c.drop()
 	}
+	return list
 }
 
 // due collects what is to be sent. Called with mu held.
-func (c *Conn) due(list []*Outgoing) []*Outgoing {
-	now := c.e.now()
+func (c *Conn) due(list []*Outgoing, now time.Duration) []*Outgoing {
 	if c.closed != nil {
 		return list
 	}
@@ -422,7 +431,7 @@ func (c *Conn) due(list []*Outgoing) []*Outgoing {
 			break
 		}
 		c.pkt.Reset()
-		list = c.seal(list, outProbe, n, PacketID(c.e.entropy.id()))
+		list = c.seal(list, now, outProbe, n, PacketID(c.e.entropy.id()))
 	}
 	if !c.sock.rate.Known() {
 		switch r, done, err := c.ctl.ProbesDone(now); {
@@ -439,7 +448,7 @@ func (c *Conn) due(list []*Outgoing) []*Outgoing {
 		list = c.pump(list, now)
 	}
 	if c.mustTell(now) && now >= c.tellAt {
-		list = c.news(list)
+		list = c.news(list, now)
 	}
 	return c.dataDue(list, now)
 }
@@ -456,20 +465,19 @@ func (c *Conn) begin(list []*Outgoing, now time.Duration) []*Outgoing {
 	c.openAt = now + Backoff(c.openTries+3, jitter(c.e))
 	c.pkt.Reset()
 	if !client {
-		return c.seal(list, outCall, 0, PacketID(c.e.entropy.id()))
+		return c.seal(list, now, outCall, 0, PacketID(c.e.entropy.id()))
 	}
 	c.pkt.Has |= HasOpen
 	c.pkt.Open = OpenFrame{Asset: c.e.assetCode, Suite: SuiteNative, Idle: uint32(IdleTime / time.Second)}
 	c.wayBack(&c.pkt.Open.ViaFrame)
-	return c.seal(list, outOpen, 0, PacketID(c.e.entropy.id()))
+	return c.seal(list, now, outOpen, 0, PacketID(c.e.entropy.id()))
 }
 
 // suspect is called at a client with an authentic packet of a session that it does
 // not know: the server has restarted, or somebody plays a recording. An answer to a
 // packet of ours tells which, because a server that has restarted answers reopen.
 // Called with mu held.
-func (c *Conn) suspect() {
-	now := c.e.now()
+func (c *Conn) suspect(now time.Duration) {
 	if c.ident.role != RoleClient || c.doubtAt != 0 && now-c.doubtAt < doubtEvery {
 		return
 	}
@@ -491,11 +499,10 @@ func (c *Conn) asks() bool {
 
 // arm sets the timer to the next moment at which something is due by time alone,
 // and reports whether the socket has been idle for too long. Called with mu held.
-func (c *Conn) arm() (idle bool) {
+func (c *Conn) arm(now time.Duration) (idle bool) {
 	if c.closed != nil {
 		return false
 	}
-	now := c.e.now()
 	next := c.usedAt + IdleTime
 	if now >= next && len(c.out) == 0 {
 		return true

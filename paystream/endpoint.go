@@ -98,20 +98,27 @@ type Endpoint struct {
 	pruner  *time.Timer
 	closed  bool
 
-	// packetMu guards the packets in flight; it is taken last.
-	packetMu sync.Mutex
-	packets  map[PacketID]*Conn
+	// oldMu guards the packets in flight of before the start; it is taken last.
+	oldMu sync.Mutex
+	old   map[PacketID]*Outgoing
 
 	// budgetMu guards the budgets; it is taken last.
 	budgetMu sync.Mutex
 	budgets  map[TokenID]*Budget
 
-	// queueMu guards the queue of packets for the carrier.
+	// queueMu guards what waits for the carrier, and the sockets to look at.
 	queueMu sync.Mutex
 	queue   []*Outgoing
 	saves   []Record
+	looks   []*Conn
 	wake    chan struct{}
 	ended   chan struct{}
+
+	// handing is held by whoever hands packets to the carrier: so they leave in the
+	// order of the queue. It is taken first. The slices are its memory.
+	handing    sync.Mutex
+	spareQueue []*Outgoing
+	spareLooks []*Conn
 
 	assetCode []byte       // of Config.Asset
 	data      atomic.Int64 // memory of all streams
@@ -135,7 +142,7 @@ func Open(ctx context.Context, cfg Config) (*Endpoint, error) {
 	}
 	e := &Endpoint{
 		cfg: cfg, log: cfg.Logger, began: time.Now(), assetCode: []byte(cfg.Asset.Code),
-		conns: make(map[SocketID]*Conn), stored: make(map[SocketID]storedConn), packets: make(map[PacketID]*Conn),
+		conns: make(map[SocketID]*Conn), stored: make(map[SocketID]storedConn), old: make(map[PacketID]*Outgoing),
 		perPeer: make(map[peer.ID]int), budgets: make(map[TokenID]*Budget),
 		damaged: make(map[SocketID]error), strays: make(map[PacketID]heldPacket),
 		wake: make(chan struct{}, 1), ended: make(chan struct{}),
@@ -161,29 +168,21 @@ func (e *Endpoint) Start(c Carrier) {
 	}
 }
 
-// run hands packets to the carrier, which may wait.
+// busyRetry is the wait for room in the carrier, which a round of its work makes.
+const busyRetry = time.Millisecond
+
+// run hands packets to the carrier that nobody else did.
 func (e *Endpoint) run() {
 	defer close(e.ended)
 	for range e.wake {
 		for {
-			e.queueMu.Lock()
-			batch, saves := e.queue, e.saves
-			e.queue, e.saves = nil, nil
-			e.queueMu.Unlock()
-			if len(batch)+len(saves) == 0 {
+			e.handing.Lock()
+			done := e.hand()
+			e.handing.Unlock()
+			if done {
 				break
 			}
-			for _, r := range saves {
-				e.save(r)
-			}
-			for _, p := range batch {
-				if err := e.carrier.Send(p); err != nil {
-					e.log.Debug("packet not taken", "packet", p.ID.String(), "err", err)
-					if record := e.Answer(&Answer{ID: p.ID}); record != nil {
-						e.save(record)
-					}
-				}
-			}
+			<-time.After(busyRetry)
 		}
 		e.mu.Lock()
 		closed := e.closed
@@ -192,6 +191,81 @@ func (e *Endpoint) run() {
 			return
 		}
 	}
+}
+
+// hand does what waits, and returns false where the carrier has no room for it.
+// Called with handing held.
+func (e *Endpoint) hand() bool {
+	for {
+		e.queueMu.Lock()
+		looks := e.looks
+		e.looks = e.spareLooks[:0]
+		e.queueMu.Unlock()
+		var found []*Outgoing
+		for i, c := range looks {
+			found = c.look(found)
+			looks[i] = nil
+		}
+		e.spareLooks = looks
+		e.queueMu.Lock()
+		e.queue = append(e.queue, found...)
+		batch, saves := e.queue, e.saves
+		e.queue, e.saves = e.spareQueue[:0], nil
+		e.queueMu.Unlock()
+		if len(batch)+len(saves) == 0 {
+			e.spareQueue = batch // the two change places all the same
+			return true
+		}
+		for _, r := range saves {
+			e.save(r)
+		}
+		for i, p := range batch {
+			err := e.carrier.Send(p)
+			if errors.Is(err, ErrNoRoom) {
+				e.queueMu.Lock()
+				e.queue = append(batch[i:len(batch):len(batch)], e.queue...)
+				e.queueMu.Unlock()
+				e.spareQueue = nil
+				return false
+			}
+			if err != nil {
+				e.log.Debug("packet not taken", "packet", p.ID.String(), "err", err)
+				if record := e.Answer(&Answer{ID: p.ID, Sent: p}); record != nil {
+					e.save(record)
+				}
+			}
+		}
+		clear(batch)
+		e.spareQueue = batch
+	}
+}
+
+// send gives packets to the carrier at once, or, where somebody else is doing that, or
+// there is no room, leaves them to run.
+func (e *Endpoint) send(list []*Outgoing) {
+	if len(list) == 0 {
+		return
+	}
+	e.queueMu.Lock()
+	e.queue = append(e.queue, list...)
+	e.queueMu.Unlock()
+	if e.carrier == nil || !e.handing.TryLock() {
+		e.signal()
+		return
+	}
+	done := e.hand()
+	e.handing.Unlock()
+	if !done {
+		e.signal()
+	}
+}
+
+// lookAt lets run look what c has to send.
+func (e *Endpoint) lookAt(c *Conn) {
+	e.queueMu.Lock()
+	e.looks = append(e.looks, c)
+	e.queueMu.Unlock()
+	e.signal()
 }
 
 // saveLater is save for those who must not call the carrier.
@@ -395,14 +469,17 @@ func (e *Endpoint) welcome(in *Incoming, h *Header) (*Conn, Decision) {
 
 // Answer implements Handler.
 func (e *Endpoint) Answer(a *Answer) Record {
-	e.packetMu.Lock()
-	c := e.packets[a.ID]
-	delete(e.packets, a.ID)
-	e.packetMu.Unlock()
-	if c == nil {
+	o := a.Sent
+	if o == nil {
+		e.oldMu.Lock()
+		o = e.old[a.ID]
+		delete(e.old, a.ID)
+		e.oldMu.Unlock()
+	}
+	if o == nil {
 		return e.stray(a)
 	}
-	return c.answer(a)
+	return o.conn.answer(a, o)
 }
 
 // Sockets returns the sockets in memory.

@@ -173,7 +173,8 @@ func (h handlerOf) Packet(d *forward.Delivery) (forward.Decision, bool) {
 }
 
 func answerOf(e *paystream.Endpoint, r *forward.Result) func(*durable.Batch) {
-	a := &paystream.Answer{ID: paystream.PacketID(r.Part), Fulfilled: r.Fulfilled, Data: r.Data}
+	sent, _ := r.Owner.(*paystream.Outgoing)
+	a := &paystream.Answer{ID: paystream.PacketID(r.Part), Sent: sent, Fulfilled: r.Fulfilled, Data: r.Data}
 	switch r.Code {
 	case forward.CodeTooLarge:
 		a.Kind, a.Most = paystream.RejectLarge, r.Headroom
@@ -188,7 +189,7 @@ type carrierOf struct{ n *hopNode }
 func (c carrierOf) Send(p *paystream.Outgoing) error {
 	return c.n.engine.Send(&forward.Packet{
 		Dest: p.Dest.Peer, Token: p.Dest.Token, Via: p.Dest.Via, Amount: p.Amount, Expires: p.Expires,
-		Condition: forward.Blake2b(p.Condition), Part: forward.PartID(p.ID), Data: p.Data, Record: p.Record,
+		Condition: forward.Blake2b(p.Condition), Part: forward.PartID(p.ID), Data: p.Data, Record: p.Record, Owner: p,
 		Decided: func(r *forward.Result) func(*durable.Batch) { return answerOf(c.n.Endpoint, r) },
 	}, nil)
 }

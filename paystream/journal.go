@@ -177,21 +177,21 @@ func (e *Endpoint) recordBudget(b *durable.Batch, id TokenID) {
 
 // recordHold is record with a new hold. One that is decided already, because the
 // carrier refused it, is not written.
-func (c *Conn) recordHold(b *durable.Batch, id PacketID, h hold) {
+func (c *Conn) recordHold(b *durable.Batch, o *Outgoing, h hold) {
 	if c.e.cfg.Store == nil {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.recordLocked(b)
-	if _, ok := c.out[id]; !ok {
+	if o.at < 0 {
 		return
 	}
 	held := heldPacket{socket: c.ident.id, amount: h.amount, least: h.least, high: h.high}
 	if c.ident.role == RoleServer {
 		held.token = c.tokenID
 	}
-	key := holdKey(id)
+	key := holdKey(o.ID)
 	b.Put(key, durable.Seal(nil, key, holdVersion, appendHold(nil, held)))
 }
 

@@ -176,8 +176,9 @@ func (e *Endpoint) restoreHold(id PacketID, h heldPacket) error {
 	if err := c.sock.Restore(id, h.amount, h.least, h.high); err != nil {
 		return err
 	}
-	c.out[id] = outgoing{kind: outMoney, amount: h.amount, old: true}
-	e.packets[id] = c
+	o := &Outgoing{ID: id, conn: c, flight: flight{kind: outMoney, amount: h.amount, old: true}}
+	c.flies(o)
+	e.old[id] = o
 	return nil
 }
 

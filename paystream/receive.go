@@ -9,12 +9,13 @@ import (
 
 // packet is a prepare for this socket.
 func (c *Conn) packet(in *Incoming) Decision {
+	now := c.e.now()
 	c.mu.Lock()
-	d := c.handle(in)
+	d := c.handle(in, now)
 	tell := c.ident.role == RoleServer && !c.opened && c.sess.Confirmed()
 	c.opened = c.opened || tell
-	list := c.due(nil)
-	c.arm()
+	list := c.due(nil, now)
+	c.arm(now)
 	gone := c.closed != nil && c.landed()
 	c.mu.Unlock()
 	if gone {
@@ -29,7 +30,7 @@ func (c *Conn) packet(in *Incoming) Decision {
 
 // handle answers a prepare. Called with mu held; the reply is sealed before
 // another packet can change the pair.
-func (c *Conn) handle(in *Incoming) Decision {
+func (c *Conn) handle(in *Incoming, now time.Duration) Decision {
 	var fresh SessionID // drawn only for a packet that may begin a pair
 	if c.ident.role == RoleServer && unaddressed(in.Data) {
 		fresh = c.e.entropy.id()
@@ -47,7 +48,7 @@ func (c *Conn) handle(in *Incoming) Decision {
 	reply.Reset()
 	reply.Kind, reply.Code, reply.RequestID, reply.Amount = KindReject, CodeRead, o.Header.Counter, in.Amount
 	if err != nil {
-		c.suspect()
+		c.suspect(now)
 		reply.Code = CodeReopen
 		data, err := c.sess.SealReopen(nil, &o, c.e.entropy.id(), reply.Append(nil))
 		if err != nil {
@@ -55,7 +56,7 @@ func (c *Conn) handle(in *Incoming) Decision {
 		}
 		return Decision{Data: data}
 	}
-	c.usedAt = c.e.now()
+	c.usedAt = now
 	if p.Has&HasOpen != 0 && c.ident.role == RoleServer && !o.Seen {
 		// The way back counts once the client has echoed us: an old Open that is
 		// played again moves nothing.
@@ -84,7 +85,7 @@ func (c *Conn) handle(in *Incoming) Decision {
 	if c.closed != nil {
 		reply.Code = CodeClosed
 	} else if in.Amount > 0 && o.Fresh && p.Amount > 0 {
-		reply.Code = c.receive(in, p, &o, &d)
+		reply.Code = c.receive(in, now, p, &o, &d)
 		c.e.count.arrived(in.Amount, d.Fulfil)
 		if d.Fulfil {
 			reply.Kind = KindFulfil
@@ -134,10 +135,10 @@ func (c *Conn) began() {
 }
 
 // receive is R5, first the socket's and then the token's.
-func (c *Conn) receive(in *Incoming, p *Packet, o *Opened, d *Decision) Code {
+func (c *Conn) receive(in *Incoming, now time.Duration, p *Packet, o *Opened, d *Decision) Code {
 	fx, err := c.sock.Step(&Event{
 		Kind: EvArrive, ID: in.ID, Amount: in.Amount, Least: p.Amount, Sent: p.Sent,
-		Seen: o.Seen, Expired: !time.Now().Before(in.Expires), Opens: o.Preimage.Opens(in.Condition),
+		Seen: o.Seen, Expired: !c.e.at(now).Before(in.Expires), Opens: o.Preimage.Opens(in.Condition),
 	})
 	if err == nil && len(fx) > 0 {
 		err = fx[0].Err
@@ -164,7 +165,7 @@ func (c *Conn) receive(in *Incoming, p *Packet, o *Opened, d *Decision) Code {
 	if _, err := c.sock.Step(&Event{Kind: EvTake, ID: in.ID}); err != nil {
 		return CodeRefused
 	}
-	c.tellAt, c.dirty = max(c.tellAt, c.e.now()+newsDelay), true
+	c.tellAt, c.dirty = max(c.tellAt, now+newsDelay), true
 	c.streams.Share(p.Money, in.Amount, true)
 	c.streamNews()
 	d.Fulfil, d.Preimage, d.Record = true, o.Preimage, c.records
@@ -174,7 +175,7 @@ func (c *Conn) receive(in *Incoming, p *Packet, o *Opened, d *Decision) Code {
 
 // hear takes what a packet of a confirmed session tells; o is the packet of ours
 // that it answers, if any.
-func (c *Conn) hear(p *Packet, o *outgoing) {
+func (c *Conn) hear(p *Packet, o *flight) {
 	if p.Has&HasState != 0 && o != nil && p.State.Received < o.sure {
 		c.finished(ErrForgotten)
 		return

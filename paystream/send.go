@@ -1,6 +1,7 @@
 package paystream
 
 import (
+	"sync"
 	"time"
 
 	"github.com/tallystick/tally"
@@ -18,8 +19,8 @@ const (
 	outCall
 )
 
-// outgoing is what we know of a packet in flight.
-type outgoing struct {
+// flight is what we know of a packet in flight.
+type flight struct {
 	kind    outKind
 	old     bool // from before a restart: its reply cannot be read
 	request uint64
@@ -75,7 +76,7 @@ func (c *Conn) pump(list []*Outgoing, now time.Duration) []*Outgoing {
 		c.ctl.Sent(now, send.Amount)
 		c.pkt.Reset()
 		c.pkt.Amount = send.Least
-		list = c.seal(list, outMoney, send.Amount, id)
+		list = c.seal(list, now, outMoney, send.Amount, id)
 	}
 }
 
@@ -105,7 +106,7 @@ func (c *Conn) mustTell(now time.Duration) bool {
 		return c.tellSeq != seq || c.telling == 0
 	}
 	for _, o := range c.out { // nothing with money is among them
-		if o.pair == c.pairs && o.seq == seq && o.arrived == c.sock.arrived {
+		if f := &o.flight; f.pair == c.pairs && f.seq == seq && f.arrived == c.sock.arrived {
 			return false
 		}
 	}
@@ -114,13 +115,13 @@ func (c *Conn) mustTell(now time.Duration) bool {
 
 // news sends a packet without money that carries the state, and what else there
 // is to say.
-func (c *Conn) news(list []*Outgoing) []*Outgoing {
+func (c *Conn) news(list []*Outgoing, now time.Duration) []*Outgoing {
 	if !c.sess.Confirmed() {
 		return list
 	}
-	c.again = c.again || c.late(c.e.now())
+	c.again = c.again || c.late(now)
 	c.tellTries = min(c.tellTries+1, 20)
-	c.tellAt = c.e.now() + Backoff(c.tellTries, jitter(c.e))
+	c.tellAt = now + Backoff(c.tellTries, jitter(c.e))
 	c.pkt.Reset()
 	for _, st := range c.asked {
 		if !st.decided && len(c.pkt.Proposals) < maxAsked {
@@ -136,7 +137,7 @@ func (c *Conn) news(list []*Outgoing) []*Outgoing {
 		c.pkt.Has |= HasClose
 		c.pkt.Close = CloseFrame{Sent: c.sock.sent, Received: c.sock.received}
 	}
-	return c.seal(list, outNews, 0, PacketID(c.e.entropy.id()))
+	return c.seal(list, now, outNews, 0, PacketID(c.e.entropy.id()))
 }
 
 // wayBack writes where packets for us go.
@@ -148,7 +149,7 @@ func (c *Conn) wayBack(v *ViaFrame) {
 }
 
 // seal finishes c.pkt as a prepare and adds it to the list.
-func (c *Conn) seal(list []*Outgoing, kind outKind, n tally.Amount, id PacketID) []*Outgoing {
+func (c *Conn) seal(list []*Outgoing, now time.Duration, kind outKind, n tally.Amount, id PacketID) []*Outgoing {
 	p := &c.pkt
 	p.Kind, p.RequestID, p.Sent = KindPrepare, c.sess.NextCounter(), n
 	var seq uint64
@@ -157,34 +158,35 @@ func (c *Conn) seal(list []*Outgoing, kind outKind, n tally.Amount, id PacketID)
 	}
 	p.Replies = append(p.Replies, c.answers...)
 	c.answers = c.answers[:0]
-	out := outgoing{kind: kind, request: p.RequestID, seq: seq, pair: c.pairs, amount: n, arrived: c.sock.arrived, sure: c.sock.sure}
+	o := c.outgoing()
+	f := &o.flight
+	*f = flight{kind: kind, request: p.RequestID, seq: seq, pair: c.pairs, amount: n, arrived: c.sock.arrived, sure: c.sock.sure}
 	if seq != 0 {
-		c.introduce(p, &out)
+		c.introduce(p, f)
 	}
 	c.inner = p.Append(c.inner[:0])
 	if seq != 0 {
-		out.load = c.streams.Fill(p, c.e.now(), MaxInner-len(c.inner), kind == outMoney)
+		f.load = c.streams.Fill(p, now, MaxInner-len(c.inner), kind == outMoney)
 	}
-	if out.load != nil {
+	if f.load != nil {
 		c.inner = p.Append(c.inner[:0])
 	}
-	env, err := c.sess.Seal(nil, KindPrepare, c.inner)
+	env, err := c.sess.Seal(o.Data[:0], KindPrepare, c.inner)
 	if err != nil {
 		c.stop(err)
 		return list
 	}
-	o := &Outgoing{
-		ID: id, Dest: Dest{Peer: c.ident.dest, Via: c.ident.via}, Amount: n,
-		Expires: time.Now().Add(PacketTime), Data: env,
-	}
+	o.ID, o.Amount, o.Expires, o.Data = id, n, c.e.at(now+PacketTime), env
+	o.Dest = Dest{Peer: c.ident.dest, Via: c.ident.via}
 	if c.ident.role == RoleClient {
 		o.Dest.Token = c.ident.token[:]
 	}
+	o.Record = nil
 	if kind == outMoney {
 		o.Condition = c.sess.Condition(env)
 		if c.records != nil {
 			h := c.sock.holds[id]
-			o.Record = func(b *durable.Batch) { c.recordHold(b, id, h) }
+			o.Record = func(b *durable.Batch) { c.recordHold(b, o, h) }
 		}
 	} else {
 		a, b := c.e.entropy.id(), c.e.entropy.id()
@@ -197,11 +199,44 @@ func (c *Conn) seal(list []*Outgoing, kind outKind, n tally.Amount, id PacketID)
 		}
 		c.telling++
 	}
-	c.out[id] = out
-	c.e.packetMu.Lock()
-	c.e.packets[id] = c
-	c.e.packetMu.Unlock()
+	c.flies(o)
 	return append(list, o)
+}
+
+// outgoings are packets that are decided, for their memory.
+var outgoings = sync.Pool{New: func() any { return new(Outgoing) }}
+
+func (c *Conn) outgoing() *Outgoing {
+	o := outgoings.Get().(*Outgoing)
+	o.conn = c
+	return o
+}
+
+// flies notes that o is in flight.
+func (c *Conn) flies(o *Outgoing) {
+	o.at = len(c.out)
+	c.out = append(c.out, o)
+}
+
+// lands notes that o is decided.
+func (c *Conn) lands(o *Outgoing) {
+	last := c.out[len(c.out)-1]
+	c.out[o.at], last.at = last, o.at
+	c.out[len(c.out)-1] = nil
+	c.out = c.out[:len(c.out)-1]
+	o.at = -1
+}
+
+// maxSpareData bounds the envelope that is kept with a packet.
+const maxSpareData = 512
+
+// reuse gives back a packet that was decided, and that its carrier does not hold any
+// more. The record of one may still be called, and asks whether it was.
+func reuse(o *Outgoing) {
+	if cap(o.Data) <= maxSpareData && o.Record == nil {
+		*o = Outgoing{Data: o.Data[:0], at: -1}
+		outgoings.Put(o)
+	}
 }
 
 // state writes our totals into p.

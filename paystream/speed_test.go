@@ -33,7 +33,7 @@ func (l *loop) run(from int) {
 		if d.Fulfil && !d.Preimage.Opens(p.Condition) {
 			panic("fulfilled without the preimage")
 		}
-		payer.Answer(&paystream.Answer{ID: p.ID, Fulfilled: d.Fulfil, Data: d.Data, Kind: paystream.RejectLimit})
+		payer.Answer(&paystream.Answer{ID: p.ID, Sent: p, Fulfilled: d.Fulfil, Data: d.Data, Kind: paystream.RejectLimit})
 	}
 }
 

@@ -250,11 +250,11 @@ func (c *Conn) streamNews() {
 }
 
 // landed books what a packet of ours carried of streams. Called with mu held.
-func (c *Conn) landedStreams(o *outgoing, p *Packet, known bool) {
+func (c *Conn) landedStreams(o *flight, now time.Duration, p *Packet, known bool) {
 	if o.load == nil {
 		return
 	}
-	c.streams.Landed(o.load, c.e.now(), known && !p.Again, jitter(c.e))
+	c.streams.Landed(o.load, now, known && !p.Again, jitter(c.e))
 	c.streamNews()
 }
 
@@ -270,7 +270,7 @@ func (c *Conn) dataDue(list []*Outgoing, now time.Duration) []*Outgoing {
 	for c.streams.Due(now) {
 		before := len(list)
 		c.pkt.Reset()
-		if list = c.seal(list, outNews, 0, PacketID(c.e.entropy.id())); len(list) == before {
+		if list = c.seal(list, now, outNews, 0, PacketID(c.e.entropy.id())); len(list) == before {
 			break // the session is worn out
 		}
 	}

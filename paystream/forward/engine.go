@@ -88,7 +88,9 @@ type Decision struct {
 	// Fulfil shows Preimage; else the packet is rejected with Code.
 	Fulfil   bool
 	Preimage tally.Preimage
-	Code     Code
+	// Opens: the endpoint has seen that Preimage opens the condition.
+	Opens bool
+	Code  Code
 	Data     []byte
 	// Record, where set, adds records of the endpoint to the batch that the
 	// fulfil is saved with, before it leaves. The engine calls it once, on its
@@ -129,6 +131,8 @@ type Packet struct {
 	// Record, where set, adds records of the sender to the batch that is saved
 	// before the packet leaves. Not called where the packet is refused here.
 	Record func(*durable.Batch)
+	// Owner is in its Result.
+	Owner any
 	// Decided, where set, is told what became of the packet before that is saved,
 	// on the engine's goroutine; it must not wait. What it returns, where that is
 	// not nil, adds records of the sender to the very batch that makes the
@@ -138,7 +142,9 @@ type Packet struct {
 
 // Result is what became of a packet. It and its Data are good during the call.
 type Result struct {
-	Part      PartID
+	Part PartID
+	// Owner is the packet's; nil where it was sent before a restart.
+	Owner     any
 	Fulfilled bool
 	Preimage  tally.Preimage
 	Code      Code
@@ -247,6 +253,7 @@ func (e *Engine) Stats() Stats {
 }
 
 type pending struct {
+	owner   any
 	done    func(*Result)
 	decided func(*Result) func(*durable.Batch)
 }
@@ -269,6 +276,7 @@ type sending struct {
 	msg     Msg
 	id      uint64
 	keep    bool
+	owner   any
 	done    func(*Result)
 	result  func(*Result) func(*durable.Batch)
 	record  func(*durable.Batch)
@@ -393,15 +401,15 @@ func (e *Engine) Waiting() []Delivery {
 	var list []Delivery
 	for i := range e.hop.again {
 		if a := &e.hop.again[i]; a.Msg.Kind == MsgPrepare {
-			list = append(list, deliveryOf(a.Peer, &a.Msg, true))
+			list = append(list, e.delivery(a.Peer, &a.Msg, true))
 		}
 	}
 	return list
 }
 
-func deliveryOf(from peer.ID, m *Msg, again bool) Delivery {
+func (e *Engine) delivery(from peer.ID, m *Msg, again bool) Delivery {
 	return Delivery{
-		From: from, ID: m.ID, Amount: m.Amount, Expires: time.UnixMilli(m.Expires), Condition: m.Condition,
+		From: from, ID: m.ID, Amount: m.Amount, Expires: e.at(m.Expires), Condition: m.Condition,
 		Part: m.Part, Token: m.Token, Data: m.Data, Again: again,
 	}
 }
@@ -435,6 +443,14 @@ func (e *Engine) failure() error {
 // start, and monotonic from there.
 func (e *Engine) Now() int64 { return e.wallMS + time.Since(e.wallAt).Milliseconds() }
 
+// clock is what Now is, or was, at t: by t's monotonic part, where it has one.
+func (e *Engine) clock(t time.Time) int64 { return e.wallMS + t.Sub(e.wallAt).Milliseconds() }
+
+// at is when Now is ms, with a monotonic part.
+func (e *Engine) at(ms int64) time.Time {
+	return e.wallAt.Add(time.Duration(ms-e.wallMS) * time.Millisecond)
+}
+
 // Up tells that a session with p has begun, which takes window packets at once.
 func (e *Engine) Up(p peer.ID, window int) { _ = e.put(item{kind: EvUp, peer: p, window: window}) }
 
@@ -463,13 +479,13 @@ func (e *Engine) Send(p *Packet, done func(*Result)) error {
 	}
 	s := sendings.Get().(*sending)
 	s.msg = Msg{
-		Kind: MsgPrepare, Amount: p.Amount, Expires: p.Expires.UnixMilli(), Condition: p.Condition, Part: p.Part,
+		Kind: MsgPrepare, Amount: p.Amount, Expires: e.clock(p.Expires), Condition: p.Condition, Part: p.Part,
 		HopsLeft: MaxHops, Dest: p.Dest, Token: p.Token, Via: p.Via, Data: p.Data,
 	}
 	if s.msg.Part == (PartID{}) {
 		_, _ = rand.Read(s.msg.Part[:]) // never fails
 	}
-	s.done, s.result, s.record, s.decided, s.keep = done, p.Decided, p.Record, nil, p.Keep
+	s.owner, s.done, s.result, s.record, s.decided, s.keep = p.Owner, done, p.Decided, p.Record, nil, p.Keep
 	return e.put(item{kind: EvSend, send: s})
 }
 
@@ -648,21 +664,20 @@ func (e *Engine) fail(cause error) {
 	e.log.Error("packets are not carried any more", "err", err)
 }
 
-// work steps all that came. In memory what follows from one item is handed to the
-// sessions before the next is stepped; with a journal all share one sync.
+// work steps all that came. In memory what follows is handed to the sessions after a
+// few packets or messages; with a journal all share one sync.
 func (e *Engine) work(items []item, tick bool) error {
 	now := e.Now()
 	for i := range items {
 		if err := e.item(now, &items[i]); err != nil {
 			return err
 		}
-		if e.cfg.Store == nil {
+		if e.cfg.Store == nil && (i%flushAfter == flushAfter-1 || items[i].batch != nil) {
 			if err := e.carryOut(); err != nil {
 				return err
 			}
-			if i%flushAfter == flushAfter-1 {
-				e.wire.Flush()
-			}
+			e.wire.Flush()
+			e.recycle()
 		}
 	}
 	if tick {
@@ -673,11 +688,24 @@ func (e *Engine) work(items []item, tick bool) error {
 	}
 	err := e.carryOut()
 	e.wire.Flush()
+	if err == nil {
+		e.recycle()
+	}
 	return err
 }
 
-// flushAfter bounds the items whose messages wait for those after them.
-const flushAfter = 256
+// flushAfter bounds the packets and messages that wait for those after them, so that
+// the next node works on the first while we do on the last.
+const flushAfter = 64
+
+// recycle gives batches back of which nothing is left to be carried out.
+func (e *Engine) recycle() {
+	for i, b := range e.done {
+		b.Recycle(b)
+		e.done[i] = nil
+	}
+	e.done = e.done[:0]
+}
 
 func (e *Engine) item(now int64, it *item) error {
 	switch {
@@ -714,6 +742,12 @@ func (e *Engine) item(now int64, it *item) error {
 			if err != nil {
 				return err
 			}
+			if e.cfg.Store == nil && i%flushAfter == flushAfter-1 {
+				if err := e.carryOut(); err != nil {
+					return err
+				}
+				e.wire.Flush()
+			}
 		}
 		return nil
 	case it.send != nil:
@@ -731,7 +765,7 @@ func (e *Engine) own(now int64, it *item) error {
 	ev := Event{Kind: it.kind, Peer: it.peer, ID: s.id, Keep: s.keep, Msg: m}
 	before := len(e.fx)
 	if it.kind == EvSend {
-		ev.Ref = e.remember(pending{s.done, s.result})
+		ev.Ref = e.remember(pending{s.owner, s.done, s.result})
 	}
 	err := e.step(now, &ev)
 	decided, record := s.decided, s.record
@@ -789,7 +823,7 @@ func (e *Engine) step(now int64, ev *Event) error {
 func (e *Engine) deliver(now int64, from peer.ID, m *Msg, again bool) error {
 	e.stats.delivered.Add(1)
 	id := m.ID
-	e.offered = deliveryOf(from, m, again)
+	e.offered = e.delivery(from, m, again)
 	d, ok := e.cfg.Handler.Packet(&e.offered)
 	switch {
 	case !ok && d.Kept != nil && (again || len(m.Data)+len(m.Token) <= MaxKept):
@@ -801,7 +835,7 @@ func (e *Engine) deliver(now int64, from peer.ID, m *Msg, again bool) error {
 	}
 	answer := e.hop.message(MsgReject, id)
 	answer.Preimage, answer.Code, answer.Data = d.Preimage, d.Code, d.Data
-	ev := Event{Kind: EvReject, Peer: from, ID: id, Msg: answer}
+	ev := Event{Kind: EvReject, Peer: from, ID: id, Opens: d.Opens, Msg: answer}
 	if d.Fulfil {
 		ev.Kind = EvFulfil
 	}
@@ -857,11 +891,6 @@ func (e *Engine) carryOut() error {
 	clear(e.fx)
 	e.fx = e.fx[:0]
 	e.hop.Reset()
-	for i, b := range e.done {
-		b.Recycle(b)
-		e.done[i] = nil
-	}
-	e.done = e.done[:0]
 	return nil
 }
 
@@ -910,15 +939,18 @@ const maxRejects = 1024
 // the end of its journal record; a later record is in no earlier batch.
 func (e *Engine) decided(f *Effect) {
 	decided := e.cfg.Orphan
+	var owner any
 	switch {
 	case f.Kept:
 		return // told when it is saved
 	case f.Ref != 0:
-		if decided = e.results[f.Ref-1].decided; decided == nil {
+		p := &e.results[f.Ref-1]
+		if decided, owner = p.decided, p.owner; decided == nil {
 			return
 		}
 	}
 	e.told = resultOf(f.Msg)
+	e.told.Owner = owner
 	record := decided(&e.told)
 	if record == nil || e.cfg.Store == nil {
 		return
@@ -939,6 +971,7 @@ func (e *Engine) result(f *Effect) {
 		return
 	}
 	done := e.results[f.Ref-1].done
+	e.told.Owner = e.results[f.Ref-1].owner
 	e.results[f.Ref-1] = pending{}
 	e.free = append(e.free, f.Ref)
 	if done != nil {

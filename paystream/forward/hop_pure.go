@@ -261,7 +261,9 @@ type Event struct {
 	Ref    uint64
 	Window int
 	Keep   bool
-	Msg    *Msg
+	// Opens: whoever fulfils has seen that the preimage opens the condition.
+	Opens bool
+	Msg   *Msg
 }
 
 // EffectKind names what the shell has to do.
@@ -352,10 +354,7 @@ func NewHop(c HopConfig) *Hop {
 
 // Reset tells that the effects so far are carried out; their messages are used
 // again.
-func (h *Hop) Reset() {
-	clear(h.msgs)
-	h.msgs = h.msgs[:0]
-}
+func (h *Hop) Reset() { h.msgs = h.msgs[:0] }
 
 // Earned is the sum of all fees.
 func (h *Hop) Earned() tally.Amount { return h.earned }
@@ -376,7 +375,7 @@ func (h *Hop) message(kind MsgKind, id uint64) *Msg {
 	}
 	h.msgs = h.msgs[:len(h.msgs)+1]
 	m := &h.msgs[len(h.msgs)-1]
-	m.Kind, m.ID = kind, id
+	*m = Msg{Kind: kind, ID: id}
 	return m
 }
 
@@ -829,7 +828,7 @@ func (h *Hop) fulfilOurs(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 	if c == nil || now >= c.ends() {
 		return fx, ErrNotHeld // tick rejects what is over
 	}
-	if !c.condition.Opens(&ev.Msg.Preimage) {
+	if !ev.Opens && !c.condition.Opens(&ev.Msg.Preimage) {
 		return fx, errPreimage
 	}
 	if err := h.account.Commit(ev.Peer, ev.ID, In); err != nil {

@@ -3,6 +3,7 @@
 package paystreamtest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -48,6 +49,8 @@ type Net struct {
 
 type flight struct {
 	payer  peer.ID
+	by     *Node               // in whose life it left
+	sent   *paystream.Outgoing // nil: answered in that life
 	answer *paystream.Answer // nil: undecided
 }
 
@@ -208,14 +211,14 @@ func (n *Node) Send(p *paystream.Outgoing) error {
 	if n.dead {
 		return errors.New("paystreamtest: node has stopped")
 	}
-	net.flights[p.ID] = &flight{payer: n.self}
+	net.flights[p.ID] = &flight{payer: n.self, by: n, sent: p}
 	way := net.ways[[2]peer.ID{n.self, p.Dest.Peer}]
 	if way == nil {
 		way = &Way{}
 	}
 	w := *way
 	in := &paystream.Incoming{
-		ID: p.ID, From: n.self, Token: p.Dest.Token, Amount: p.Amount, Expires: p.Expires, Condition: p.Condition, Data: p.Data,
+		ID: p.ID, From: n.self, Token: p.Dest.Token, Amount: p.Amount, Expires: p.Expires, Condition: p.Condition, Data: bytes.Clone(p.Data),
 	}
 	lost := w.Loss > 0 && net.rng.Float64() < w.Loss
 	there, back := net.delay(w), net.delay(w)
@@ -309,19 +312,23 @@ func (n *Net) answer(a *paystream.Answer) {
 func (n *Node) deliver(a *paystream.Answer) {
 	n.net.mu.Lock()
 	dead := n.dead
+	told := *a // the answer of this life
+	if f := n.net.flights[a.ID]; f != nil && f.by == n {
+		told.Sent, f.sent = f.sent, nil
+	}
 	n.net.mu.Unlock()
 	if dead {
 		return
 	}
 	if n.store == nil {
-		n.handler.Answer(a)
+		n.handler.Answer(&told)
 		n.net.mu.Lock()
 		delete(n.net.flights, a.ID)
 		n.net.mu.Unlock()
 		return
 	}
 	_ = n.Save(func(b *durable.Batch) {
-		if record := n.handler.Answer(a); record != nil {
+		if record := n.handler.Answer(&told); record != nil {
 			record(b)
 		}
 		b.Delete(carrierPrefix + durable.KeyID(a.ID[:]))
