@@ -38,8 +38,8 @@ type Conn struct {
 	sock    *Socket
 	ctl     *Control
 	out     []*Outgoing // in flight, each at its own Outgoing.at
-	decided []PacketID // holds that are decided, on disk still
-	nextVia []peer.ID  // the way back of an Open that is not confirmed
+	decided []PacketID  // holds that are decided, on disk still
+	nextVia []peer.ID   // the way back of an Open that is not confirmed
 	nextTo  peer.ID
 	nextIn  string // and its asset
 

@@ -91,7 +91,7 @@ type Decision struct {
 	// Opens: the endpoint has seen that Preimage opens the condition.
 	Opens bool
 	Code  Code
-	Data     []byte
+	Data  []byte
 	// Record, where set, adds records of the endpoint to the batch that the
 	// fulfil is saved with, before it leaves. The engine calls it once, on its
 	// own goroutine.

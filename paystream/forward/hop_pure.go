@@ -211,6 +211,8 @@ type link struct {
 	known           map[uint64]struct{} // of the sync that is being read
 	knownIDs        int
 
+	acks []uint64 // of fulfils that were booked, to be sent
+
 	asks  int   // left to the neighbour
 	askAt int64 // when asks was last filled
 }
@@ -428,7 +430,7 @@ func (h *Hop) Step(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 		return h.begin(now, ev, fx), nil
 	case EvDown:
 		if l := h.links[ev.Peer]; l != nil {
-			l.up, l.known = false, nil
+			l.up, l.known, l.acks = false, nil, nil
 			h.drop(l)
 		}
 		return fx, nil
@@ -460,7 +462,11 @@ func (h *Hop) receive(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 	case MsgFulfil:
 		return h.fulfil(now, l, m, fx)
 	case MsgFulfilAck:
-		return h.acked(l, m.ID, fx), nil
+		fx = h.acked(l, m.ID, fx)
+		for _, id := range m.Fulfilled {
+			fx = h.acked(l, id, fx)
+		}
+		return fx, nil
 	case MsgReject:
 		if c := l.out[m.ID]; c != nil {
 			if r, ok := h.account.(Refuser); ok && m.Code == CodeHeadroom {
@@ -548,7 +554,7 @@ func (h *Hop) prepare(now int64, l *link, m *Msg, fx []Effect) ([]Effect, error)
 
 	// The message goes on as it is, but for what changes on each hop.
 	m.ID, m.Amount, m.Expires, m.HopsLeft, m.Via = id, amount, expires, m.HopsLeft-1, via
-	fx = h.save(c, fx)
+	fx = h.sendAcks(next, h.save(c, fx))
 	return append(fx, Effect{Kind: FxSend, Peer: next.peer, Msg: m}), nil
 }
 
@@ -663,7 +669,7 @@ func (h *Hop) send(now int64, ev *Event, fx []Effect) []Effect {
 	next.put(c)
 	h.parts[m.Part] = struct{}{}
 	m.Kind, m.ID, m.Via = MsgPrepare, id, via
-	fx = h.save(c, fx)
+	fx = h.sendAcks(next, h.save(c, fx))
 	return append(fx, Effect{Kind: FxSend, Peer: next.peer, Msg: m})
 }
 
@@ -720,8 +726,26 @@ func (h *Hop) settle(c *circuit, m *Msg, fx []Effect) []Effect {
 	return append(fx, Effect{Kind: FxSend, Peer: c.in.peer, Msg: m})
 }
 
+// ack tells that a fulfil was booked, with the next packet to the same neighbour or the
+// next tick: nobody waits for it, and a message of its own would cost both nodes more
+// than what it says.
 func (h *Hop) ack(l *link, id uint64, fx []Effect) []Effect {
-	return append(fx, Effect{Kind: FxSend, Peer: l.peer, Msg: h.message(MsgFulfilAck, id)})
+	if l.acks = append(l.acks, id); len(l.acks) >= MaxAckIDs {
+		return h.sendAcks(l, fx)
+	}
+	return fx
+}
+
+// sendAcks comes before each prepare, so that the neighbour never sees more in flight
+// than it takes.
+func (h *Hop) sendAcks(l *link, fx []Effect) []Effect {
+	if len(l.acks) == 0 {
+		return fx
+	}
+	m := h.message(MsgFulfilAck, l.acks[0])
+	m.Fulfilled = append(m.Fulfilled, l.acks[1:]...)
+	l.acks = l.acks[:0]
+	return append(fx, Effect{Kind: FxSend, Peer: l.peer, Msg: m})
 }
 
 // acked: the debtor has booked a packet, and nothing of it is left to do.
@@ -864,7 +888,7 @@ func (h *Hop) rejectOurs(ev *Event, fx []Effect) ([]Effect, error) {
 func (h *Hop) begin(now int64, ev *Event, fx []Effect) []Effect {
 	l := h.link(ev.Peer)
 	l.up, l.window, l.lastIn = true, min(ev.Window, MaxInFlight), 0
-	l.asks, l.askAt = askBurst, now
+	l.asks, l.askAt, l.acks = askBurst, now, nil
 	fx = h.ask(l, fx)
 	for _, id := range sortedIDs(l.in) {
 		if c := l.in[id]; c.fulfilled {
@@ -955,6 +979,7 @@ func (h *Hop) tick(now int64, fx []Effect) []Effect {
 		if l == nil {
 			continue // an undo before it was its last
 		}
+		fx = h.sendAcks(l, fx)
 		late, over := false, false
 		for _, c := range l.out {
 			late = late || now >= c.expiresOut

@@ -3,6 +3,7 @@ package forward
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -82,7 +83,7 @@ func TestPrepareIsPassedOn(t *testing.T) {
 		t.Fatalf("held %v", x.tab.held)
 	}
 	fx = x.from("right", &Msg{Kind: MsgFulfil, ID: 100, Preimage: testSecret})
-	if len(fx) != 2 || fx[0].Msg.Kind != MsgFulfil || fx[0].Peer != "left" || fx[0].Msg.ID != 1 || fx[1].Msg.Kind != MsgFulfilAck || fx[1].Peer != "right" {
+	if len(fx) != 1 || fx[0].Msg.Kind != MsgFulfil || fx[0].Peer != "left" || fx[0].Msg.ID != 1 {
 		t.Fatalf("effects %+v", fx)
 	}
 	if x.tab.balance["left"] != 100 || x.tab.balance["right"] != -96 || x.hop.Earned() != 4 {
@@ -90,12 +91,55 @@ func TestPrepareIsPassedOn(t *testing.T) {
 	}
 	// Repeated, it is acked and booked once.
 	fx = x.from("right", &Msg{Kind: MsgFulfil, ID: 100, Preimage: testSecret})
-	if len(fx) != 1 || fx[0].Msg.Kind != MsgFulfilAck || x.tab.balance["right"] != -96 {
+	if len(fx) != 0 || x.tab.balance["right"] != -96 {
 		t.Fatalf("effects %+v, balances %v", fx, x.tab.balance)
+	}
+	fx = x.do(Event{Kind: EvTick})
+	if len(fx) != 1 || fx[0].Msg.Kind != MsgFulfilAck || fx[0].Peer != "right" || fx[0].Msg.ID != 100 || !slices.Equal(fx[0].Msg.Fulfilled, []uint64{100}) {
+		t.Fatalf("effects %+v", fx)
 	}
 	x.from("left", &Msg{Kind: MsgFulfilAck, ID: 1})
 	if in, out := x.hop.InFlight("left"); in != 0 || out != 0 {
 		t.Fatalf("%d in, %d out", in, out)
+	}
+}
+
+// An ack leaves before the next packet to the same neighbour, or when enough of them
+// wait, and none is sent in a session that its fulfil did not come in.
+func TestAcksTravelTogether(t *testing.T) {
+	x := newHopBench(t, Rules{})
+	pay := func(id uint64) (fx []Effect) {
+		fx = x.from("left", testPrepare(id))
+		if last := fx[len(fx)-1]; last.Peer != "right" || last.Msg.Kind != MsgPrepare {
+			t.Fatalf("packet %d: effects %+v", id, fx)
+		}
+		if more := x.from("right", &Msg{Kind: MsgFulfil, ID: 99 + id, Preimage: testSecret}); len(more) != 1 || more[0].Peer != "left" {
+			t.Fatalf("packet %d: effects %+v", id, more)
+		}
+		return fx
+	}
+	pay(1)
+	fx := pay(2)
+	if len(fx) != 2 || fx[0].Msg.Kind != MsgFulfilAck || fx[0].Msg.ID != 100 || len(fx[0].Msg.Fulfilled) != 0 {
+		t.Fatalf("effects %+v", fx)
+	}
+	x.from("left", &Msg{Kind: MsgFulfilAck, ID: 1, Fulfilled: []uint64{2, 77}})
+	if in, out := x.hop.InFlight("left"); in != 0 || out != 0 {
+		t.Fatalf("acked together: %d in, %d out", in, out)
+	}
+	for i := 1; i < MaxAckIDs-1; i++ { // one waits still; who repeats a fulfil is acked again
+		if fx := x.from("right", &Msg{Kind: MsgFulfil, ID: uint64(i), Preimage: testSecret}); len(fx) != 0 {
+			t.Fatalf("after %d: effects %+v", i, fx)
+		}
+	}
+	if fx := x.from("right", &Msg{Kind: MsgFulfil, ID: 255, Preimage: testSecret}); len(fx) != 1 || len(fx[0].Msg.Fulfilled) != MaxAckIDs-1 {
+		t.Fatalf("as many as one message takes: %+v", fx)
+	}
+	pay(3)
+	x.do(Event{Kind: EvDown, Peer: "right"})
+	x.do(Event{Kind: EvUp, Peer: "right", Window: 4})
+	if fx := x.do(Event{Kind: EvTick}); len(fx) != 0 {
+		t.Fatalf("of the session before: %+v", fx)
 	}
 }
 
@@ -233,7 +277,7 @@ func TestLateHold(t *testing.T) {
 	// Nobody honours a fulfil after that.
 	x.do(Event{Kind: EvUp, Peer: "right", Window: 4})
 	fx = x.from("right", &Msg{Kind: MsgFulfil, ID: 100, Preimage: testSecret})
-	if len(fx) != 1 || fx[0].Msg.Kind != MsgFulfilAck || x.tab.balance["right"] != 0 {
+	if fx = append(fx, x.do(Event{Kind: EvTick})...); len(fx) != 1 || fx[0].Msg.Kind != MsgFulfilAck || x.tab.balance["right"] != 0 {
 		t.Fatalf("a late fulfil: %+v, %v", fx, x.tab.balance)
 	}
 }

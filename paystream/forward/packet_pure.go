@@ -25,8 +25,9 @@ const (
 	// MaxInFlight bounds the packets of one peer and direction that are not
 	// decided, or fulfilled and not acked. A neighbour may announce fewer.
 	MaxInFlight = 4096
-	// MaxSyncIDs bounds the ids of one sync message.
+	// MaxSyncIDs bounds the ids of one sync message, MaxAckIDs those of one ack.
 	MaxSyncIDs = 2048
+	MaxAckIDs  = 256
 	// MaxKept bounds data and token of a packet that is kept at its payee: it is in
 	// the journal for as long as it waits.
 	MaxKept = 1 << 10
@@ -198,7 +199,7 @@ const (
 	// MsgFulfil shows the preimage: creditor to debtor. It is repeated in each
 	// session until it is acked.
 	MsgFulfil
-	// MsgFulfilAck: the debtor has booked it.
+	// MsgFulfilAck: the debtor has booked it, and those in Fulfilled.
 	MsgFulfilAck
 	// MsgReject gives a packet back: creditor to debtor. On credit it needs no
 	// ack: a packet that the next sync does not list is rejected.
@@ -241,7 +242,8 @@ type Msg struct {
 	Headroom tally.Amount
 	Hop      uint8
 
-	// Of sync and its ask. More: another sync of the same round follows.
+	// Of sync and its ask; Fulfilled of an ack too. More: another sync of the same
+	// round follows.
 	Round           uint64
 	Live, Fulfilled []uint64
 	More            bool

@@ -51,7 +51,7 @@ type flight struct {
 	payer  peer.ID
 	by     *Node               // in whose life it left
 	sent   *paystream.Outgoing // nil: answered in that life
-	answer *paystream.Answer // nil: undecided
+	answer *paystream.Answer   // nil: undecided
 }
 
 // NewNet returns a network whose chances are drawn from seed.

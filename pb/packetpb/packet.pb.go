@@ -918,7 +918,9 @@ func (x *Fulfil) GetData() []byte {
 
 // FulfilAck says that the debtor has booked it.
 type FulfilAck struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ids of further packets that it has booked, at most 255.
+	Also          []uint64 `protobuf:"varint,1,rep,packed,name=also,proto3" json:"also,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -951,6 +953,13 @@ func (x *FulfilAck) ProtoReflect() protoreflect.Message {
 // Deprecated: Use FulfilAck.ProtoReflect.Descriptor instead.
 func (*FulfilAck) Descriptor() ([]byte, []int) {
 	return file_packetpb_packet_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *FulfilAck) GetAlso() []uint64 {
+	if x != nil {
+		return x.Also
+	}
+	return nil
 }
 
 // Unlock: lock.
@@ -1418,8 +1427,9 @@ const file_packetpb_packet_proto_rawDesc = "" +
 	"PrepareAck\"8\n" +
 	"\x06Fulfil\x12\x1a\n" +
 	"\bpreimage\x18\x01 \x01(\fR\bpreimage\x12\x12\n" +
-	"\x04data\x18\x02 \x01(\fR\x04data\"\v\n" +
-	"\tFulfilAck\"\"\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"\x1f\n" +
+	"\tFulfilAck\x12\x12\n" +
+	"\x04also\x18\x01 \x03(\x04R\x04also\"\"\n" +
 	"\x06Unlock\x12\x18\n" +
 	"\avoucher\x18\x01 \x01(\fR\avoucher\"\v\n" +
 	"\tUnlockAck\"\x8c\x01\n" +

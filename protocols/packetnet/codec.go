@@ -132,7 +132,7 @@ func appendMsg(b []byte, m *forward.Msg) []byte {
 			return appendBytes(appendBytes(b, 1, m.Preimage[:]), 2, m.Data)
 		})
 	case forward.MsgFulfilAck:
-		return message(b, fieldFulfilAk, func(b []byte) []byte { return b })
+		return message(b, fieldFulfilAk, func(b []byte) []byte { return appendPacked(b, 1, m.Fulfilled) })
 	case forward.MsgReject:
 		return message(b, fieldReject, func(b []byte) []byte {
 			b = appendUint(b, 1, uint64(m.Code))
@@ -330,7 +330,12 @@ func (d *decoder) decode(frame []byte, m *forward.Msg, a *arena) error {
 		return fulfil(body, m, a)
 	case fieldFulfilAk:
 		m.Kind = forward.MsgFulfilAck
-		return fields(body, func(protowire.Number, uint64, []byte, bool) error { return nil })
+		return fields(body, func(field protowire.Number, n uint64, v []byte, isBytes bool) error {
+			if field != 1 {
+				return nil
+			}
+			return ids(&m.Fulfilled, forward.MaxAckIDs-1-len(m.Fulfilled), n, v, isBytes)
+		})
 	case fieldReject:
 		m.Kind = forward.MsgReject
 		return reject(body, m, a)
@@ -500,26 +505,31 @@ func syncIDs(body []byte, m *forward.Msg) error {
 		case field != 2:
 			return nil
 		}
-		for {
-			if isBytes { // packed
-				if len(v) == 0 {
-					return nil
-				}
-				id, size := protowire.ConsumeVarint(v)
-				if size < 0 {
-					return malformed("id")
-				}
-				n, v = id, v[size:]
-			}
-			if len(m.Live)+len(m.Fulfilled) >= forward.MaxSyncIDs {
-				return malformed("sync lists too many ids")
-			}
-			*list = append(*list, n)
-			if !isBytes {
+		return ids(list, forward.MaxSyncIDs-len(m.Live)-len(m.Fulfilled), n, v, isBytes)
+	})
+}
+
+// ids adds one id, or packed ones, to a list that takes so many more.
+func ids(list *[]uint64, more int, n uint64, v []byte, packed bool) error {
+	for ; ; more-- {
+		if packed {
+			if len(v) == 0 {
 				return nil
 			}
+			id, size := protowire.ConsumeVarint(v)
+			if size < 0 {
+				return malformed("id")
+			}
+			n, v = id, v[size:]
 		}
-	})
+		if more <= 0 {
+			return malformed("too many ids in one message")
+		}
+		*list = append(*list, n)
+		if !packed {
+			return nil
+		}
+	}
 }
 
 // decodeHandshake reads a hello or a helloAck.

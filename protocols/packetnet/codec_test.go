@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
@@ -39,7 +40,7 @@ func toPB(m *forward.Msg) *packetpb.HopMsg {
 	case forward.MsgFulfil:
 		out.Kind = &packetpb.HopMsg_Fulfil{Fulfil: &packetpb.Fulfil{Preimage: m.Preimage[:], Data: m.Data}}
 	case forward.MsgFulfilAck:
-		out.Kind = &packetpb.HopMsg_FulfilAck{FulfilAck: &packetpb.FulfilAck{}}
+		out.Kind = &packetpb.HopMsg_FulfilAck{FulfilAck: &packetpb.FulfilAck{Also: m.Fulfilled}}
 	case forward.MsgReject:
 		out.Kind = &packetpb.HopMsg_Reject{Reject: &packetpb.Reject{Code: packetpb.RejectCode(m.Code), Data: m.Data, Headroom: uint64(m.Headroom), Hop: uint32(m.Hop)}}
 	case forward.MsgSyncAsk:
@@ -90,6 +91,8 @@ func draw(t *rapid.T) *forward.Msg {
 		m.Code = forward.Code(rapid.IntRange(0, int(forward.CodeInternal)).Draw(t, "code"))
 		m.Data, m.Headroom = data(400, "data"), tally.Amount(rapid.Uint64().Draw(t, "headroom"))
 		m.Hop = uint8(rapid.IntRange(0, forward.MaxHops+1).Draw(t, "hop"))
+	case forward.MsgFulfilAck:
+		m.Fulfilled = ids("also")
 	case forward.MsgSyncAsk, forward.MsgSync:
 		m.Round = rapid.Uint64().Draw(t, "round")
 		if m.Kind == forward.MsgSync {
@@ -176,12 +179,13 @@ func TestVectors(t *testing.T) {
 		},
 		"fulfil":                 {Kind: forward.MsgFulfil, ID: 7, Preimage: digest(3), Data: []byte("answer")},
 		"fulfil_ack":             {Kind: forward.MsgFulfilAck, ID: 7},
+		"fulfil_ack of three":    {Kind: forward.MsgFulfilAck, ID: 7, Fulfilled: []uint64{300, 8}},
 		"reject":                 {Kind: forward.MsgReject, ID: 8, Code: forward.CodeHeadroom, Headroom: 42, Data: []byte("why")},
 		"reject of the next hop": {Kind: forward.MsgReject, ID: 8, Code: forward.CodeNoRoute, Hop: 2},
 		"sync_ask":               {Kind: forward.MsgSyncAsk, Round: 1},
 		"sync":                   {Kind: forward.MsgSync, Round: 1, Live: []uint64{7, 300}, Fulfilled: []uint64{8}, More: true},
 	}
-	order := []string{"prepare", "prepare of ILP", "fulfil", "fulfil_ack", "reject", "reject of the next hop", "sync_ask", "sync"}
+	order := []string{"prepare", "prepare of ILP", "fulfil", "fulfil_ack", "fulfil_ack of three", "reject", "reject of the next hop", "sync_ask", "sync"}
 	var made []vector
 	for _, name := range order {
 		made = append(made, vector{name, hex.EncodeToString(appendFrame(nil, msgs[name]))})
@@ -207,6 +211,16 @@ func TestVectors(t *testing.T) {
 	if !reflect.DeepEqual(made, want) {
 		t.Fatalf("made %+v\nwant %+v", made, want)
 	}
+}
+
+// ackedOneByOne is an ack whose further ids are not packed.
+func ackedOneByOne(n int) []byte {
+	return message(nil, fieldFulfilAk, func(b []byte) []byte {
+		for id := range n {
+			b = protowire.AppendVarint(protowire.AppendTag(b, 1, protowire.VarintType), uint64(id))
+		}
+		return b
+	})
 }
 
 func TestDecodeRefuses(t *testing.T) {
@@ -250,6 +264,8 @@ func TestDecodeRefuses(t *testing.T) {
 		"no preimage":        {0x22, 0x00},
 		"a second handshake": appendHello(nil, &hello{MaxInFlight: 1}),
 		"too many ids":       appendMsg(nil, &forward.Msg{Kind: forward.MsgSync, Live: make([]uint64, forward.MaxSyncIDs+1)}),
+		"too many acks":      appendMsg(nil, &forward.Msg{Kind: forward.MsgFulfilAck, Fulfilled: make([]uint64, forward.MaxAckIDs)}),
+		"acks one by one":    ackedOneByOne(forward.MaxAckIDs),
 		"cut":                {0x22, 0x22, 0x0a},
 		"garbage":            {0xff, 0xff, 0xff},
 	} {
