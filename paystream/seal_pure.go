@@ -8,7 +8,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
-	"hash"
 	"log/slog"
 	"slices"
 
@@ -137,10 +136,9 @@ func (h *Header) append(dst []byte) []byte {
 // Keys are those of one direction of one session: who sends under them, and with
 // which session id, is bound into them.
 type Keys struct {
-	aead  cipher.AEAD
-	mac   hash.Hash // keyed BLAKE2b-256 under the fulfil key
-	sum   [32]byte  // scratch, so that a packet allocates nothing
-	nonce [12]byte
+	aead   cipher.AEAD
+	fulfil [preimageSize]byte // the fulfil key, and room for what is hashed with it
+	nonce  [12]byte
 }
 
 // DeriveKeys returns the keys under which sender seals in its session.
@@ -162,18 +160,21 @@ func DeriveKeys(psk *Secret, kdf KDF, socket SocketID, sender SessionID, role Ro
 	if k.aead, err = cipher.NewGCM(block); err != nil {
 		return nil, err
 	}
-	if k.mac, err = blake2b.New256(raw[32:]); err != nil {
-		return nil, err
-	}
+	copy(k.fulfil[:], raw[32:])
 	return k, nil
 }
 
-// preimage is the keyed hash of the exact bytes of an envelope: only the two ends
-// can make it, and nothing of the packet can change without changing it.
+// preimageSize is the length of what a preimage is the hash of: fulfil key, header and
+// tag. It is one block of BLAKE2b.
+const preimageSize = 32 + headerSize + tagSize
+
+// preimage is the hash of header and tag behind the fulfil key: only the two ends can
+// make it. What lies between is bound by the tag, which the payee has checked before,
+// so that nothing of a packet can change and be fulfilled.
 func (k *Keys) preimage(env []byte) tally.Preimage {
-	k.mac.Reset()
-	k.mac.Write(env) // a hash never fails
-	return tally.Preimage(k.mac.Sum(k.sum[:0]))
+	n := copy(k.fulfil[32:], env[:headerSize])
+	copy(k.fulfil[32+n:], env[len(env)-tagSize:])
+	return blake2b.Sum256(k.fulfil[:])
 }
 
 func (k *Keys) counter(n uint64) []byte {
