@@ -319,8 +319,13 @@ func (c *Control) Rejected(now time.Duration, n tally.Amount, kind RejectKind, m
 		c.Lower(most)
 		return
 	}
-	c.done(n, true)
-	// One cut a round trip: the packets of one window fail together.
+	// One cut a round trip: the packets of one window fail together, and count as one.
+	// A tab that settles somewhere on the way rejects hundreds at once.
+	if kind == RejectTemporary && now < c.cutAt {
+		c.landed(n)
+	} else {
+		c.done(n, true)
+	}
 	if now >= c.cutAt {
 		c.window, c.slow, c.acks = max(c.window/2, 1), false, 0
 		c.failures = min(c.failures+1, 20)

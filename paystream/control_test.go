@@ -160,6 +160,32 @@ func TestWindowGrowsAndHalves(t *testing.T) {
 	}
 }
 
+// A window of a thousand packets meets a tab that is settling: that is one reject, and no
+// reason to stop.
+func TestWindowIsRejectedAtOnce(t *testing.T) {
+	c := NewControl(0)
+	now := time.Minute
+	for range maxHolds {
+		c.Sent(now, 1)
+	}
+	for range maxHolds {
+		c.Rejected(now, 1, RejectTemporary, 0, 0)
+	}
+	if err := c.Stopped(now); err != nil || c.packets != 0 || c.value != 0 {
+		t.Fatalf("stopped by %v with %d packets, %d units in flight", err, c.packets, c.value)
+	}
+	// But who rejects every try is given up.
+	for range countedPackets {
+		now = max(now, c.RetryAt())
+		c.Sent(now, 1)
+		c.Rejected(now, 1, RejectTemporary, 0, 0)
+		c.progressAt = now // else the clock is first
+	}
+	if err := c.Stopped(now); !errors.Is(err, ErrAllRejected) {
+		t.Fatal(err)
+	}
+}
+
 func TestStops(t *testing.T) {
 	c := NewControl(0)
 	c.Due(time.Second)
