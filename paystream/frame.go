@@ -695,6 +695,17 @@ type field struct {
 // nextField splits one field off b. Fixed-width fields and groups are skipped as
 // unknown: the format has none.
 func nextField(b []byte) (f field, rest []byte, err error) {
+	if len(b) >= 2 && 8 <= b[0] && b[0]|b[1] < 0x80 { // tag and number, or length, of a byte each: nearly all
+		f.num, f.kind = protowire.Number(b[0]>>3), protowire.Type(b[0]&7)
+		if f.kind == protowire.VarintType {
+			f.n = uint64(b[1])
+			return f, b[2:], nil
+		}
+		if n := 2 + int(b[1]); f.kind == protowire.BytesType && n <= len(b) {
+			f.b = b[2:n]
+			return f, b[n:], nil
+		}
+	}
 	num, kind, n := protowire.ConsumeTag(b)
 	if n < 0 {
 		return field{}, nil, ErrFrame
