@@ -91,6 +91,22 @@ func TestScenariosOfHolds(t *testing.T) {
 	}
 }
 
+// Payments in parts: over a diamond, with what comes back after its time, and with
+// kills under them, which wait for what nobody decides any more.
+func TestScenariosOfPayments(t *testing.T) {
+	if os.Getenv("TALLY_LONG") == "" {
+		t.Skip("set TALLY_LONG=1: it waits for parts that go back, and for peers that come back")
+	}
+	for name, checks := range map[string]int{"multipath": 10, "multipath-timeout": 8, "multipath-restart": 40} {
+		t.Run(name, func(t *testing.T) {
+			r, err := RunScenario(t.Context(), name, Options{Hard: true, Cluster: processes(t)})
+			if err != nil || r.Failed != 0 || r.Passed < checks {
+				t.Errorf("%v\n%s", err, printed(t, &r))
+			}
+		})
+	}
+}
+
 // Each row of the table of use cases ends in its balances between two processes,
 // over none, one and three others. The other scenarios of sockets wait for kills,
 // stalls and floods: they run with TALLY_LONG=1.

@@ -13,13 +13,16 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/tallystick/tally/paystream/payments/route"
 )
 
 //go:embed scenarios/*.txt
 var shipped embed.FS
 
-// queryWithin bounds one statement that waits for a peer.
-const queryWithin = time.Minute
+// queryWithin bounds one statement that waits for a peer: longer than a way is left out
+// whose hop failed, so that a payment may follow a kill.
+const queryWithin = route.Rest + 30*time.Second
 
 // ErrScenario: no scenario of that name ships, and no such file is there.
 var ErrScenario = errors.New("testnet: no such scenario")
