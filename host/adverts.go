@@ -3,7 +3,6 @@ package host
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -11,7 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"golang.org/x/time/rate"
 
-	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/host/settler"
 	"github.com/tallystick/tally/paystream/payments"
 	"github.com/tallystick/tally/paystream/payments/route"
 	"github.com/tallystick/tally/protocols/packetnet"
@@ -25,30 +24,54 @@ const (
 	pullEvery = 30 * time.Second
 	// spreadTick is how soon a new neighbour is seen.
 	spreadTick = time.Second
-	// Adverts that name a channel cost a look at the chain each.
-	channelLooks     = 1 // a second
+	// Adverts that name a channel cost a look at the chain each: so many a second of one
+	// neighbour that brings them, so that none takes the looks of the others.
+	channelLooks     = 1
 	channelLookBurst = 16
 )
 
-// errChannelAdvert: an advert that names a channel which does not hold as much.
-var errChannelAdvert = errors.New("host: the chain does not show what the advert says of its channel")
+// Advertise is what a node tells others of its neighbours.
+type Advertise uint8
+
+// What is told. Who is not told of an edge learns it from the payee's invoice.
+const (
+	// AdvertiseTabs: whom we carry to, and how much.
+	AdvertiseTabs Advertise = iota
+	// AdvertiseChannels: and the channel that settles the tab, where there is one. The
+	// chain then shows how much is behind it, and whose its addresses are.
+	AdvertiseChannels
+	// AdvertiseNothing: our edges are private.
+	AdvertiseNothing
+)
 
 // adverts are the adverts of a node, under a lock that is held over memory alone.
 type adverts struct {
 	realm string
-	// funds returns what a channel holds, in units; nil without a chain.
-	funds func(ctx context.Context, channel string) (tally.Amount, error)
-	looks *rate.Limiter
+	// ledger is the realm as payout addresses are bound to it, and look what the chain
+	// shows of a channel; nil without a chain.
+	ledger swap.Realm
+	look   func(ctx context.Context, channel string) (channelView, error)
+	tell   Advertise
+	// backing has our channels; nil where none settles tabs.
+	backing *settler.Settler
 
-	// mu guards the field below.
+	// mu guards the fields below.
 	mu    sync.Mutex
 	table *route.Adverts
+	looks map[peer.ID]*rate.Limiter // by who brings; of neighbours alone
 }
 
 var _ packetnet.AdvertTable = (*adverts)(nil)
 
-func newAdverts(realm string, funds func(context.Context, string) (tally.Amount, error)) *adverts {
-	return &adverts{realm: realm, funds: funds, looks: rate.NewLimiter(channelLooks, channelLookBurst), table: route.NewAdverts(realm)}
+func newAdverts(realm swap.Realm, cfg PaymentsConfig) *adverts {
+	a := &adverts{
+		realm: realmText(realm), ledger: realm, tell: cfg.Advertise,
+		table: route.NewAdverts(realmText(realm)), looks: make(map[peer.ID]*rate.Limiter),
+	}
+	if cfg.chain != nil {
+		a.look, a.backing = cfg.chain.channel, cfg.chain.settler
+	}
+	return a
 }
 
 // with runs f on the table.
@@ -92,7 +115,7 @@ func (a *adverts) Offer(ctx context.Context, from peer.ID, raw []byte) (bool, er
 	if err := ad.Verify(now, a.realm); err != nil { // not under the lock
 		return false, err
 	}
-	if err := a.checkChannel(ctx, &ad); err != nil {
+	if err := a.checkChannel(ctx, &ad, from); err != nil {
 		return false, nil //nolint:nilerr // the chain may be away, or the channel be newer there: not kept, and no fault
 	}
 	a.mu.Lock()
@@ -102,24 +125,6 @@ func (a *adverts) Offer(ctx context.Context, from peer.ID, raw []byte) (bool, er
 		return false, nil
 	}
 	return news, err
-}
-
-// checkChannel compares an advert with the chain, where it names a channel.
-func (a *adverts) checkChannel(ctx context.Context, ad *route.Advert) error {
-	if ad.Channel == "" {
-		return nil
-	}
-	if a.funds == nil || !a.looks.Allow() {
-		return errChannelAdvert
-	}
-	has, err := a.funds(ctx, ad.Channel)
-	if err != nil {
-		return err
-	}
-	if ad.Capacity > has {
-		return fmt.Errorf("%w: %d, it holds %d", errChannelAdvert, ad.Capacity, has)
-	}
-	return nil
 }
 
 // spread keeps our own adverts fresh and pulls those of our neighbours, until ctx
@@ -140,9 +145,9 @@ func (n *Node) spread(ctx context.Context, every time.Duration) {
 			continue
 		}
 		last, met = now, neighbours
-		with(n.adverts, func(t *route.Adverts) any { t.Expire(now); return nil })
+		n.adverts.tidy(now, neighbours)
 		for _, p := range neighbours {
-			if err := n.advertise(now, p); err != nil {
+			if err := n.advertise(ctx, now, p); err != nil {
 				n.log.Warn("own advert not made", "peer", p, "err", err)
 			}
 		}
@@ -159,9 +164,24 @@ func (n *Node) spread(ctx context.Context, every time.Duration) {
 	}
 }
 
+// tidy forgets adverts that are not good any more, and the looks of neighbours that left.
+func (a *adverts) tidy(now time.Time, neighbours []peer.ID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.table.Expire(now)
+	for p := range a.looks {
+		if !slices.Contains(neighbours, p) {
+			delete(a.looks, p)
+		}
+	}
+}
+
 // advertise says what we carry to a neighbour: what fits the tab when it is even, not
 // what fits it now, which is the business of the two.
-func (n *Node) advertise(now time.Time, p peer.ID) error {
+func (n *Node) advertise(ctx context.Context, now time.Time, p peer.ID) error {
+	if n.adverts.tell == AdvertiseNothing {
+		return nil
+	}
 	room, err := n.book.HeadroomPacket(p, swap.Consume)
 	if err != nil {
 		return err
@@ -181,6 +201,9 @@ func (n *Node) advertise(now time.Time, p peer.ID) error {
 	}
 	if ad.Capacity == 0 {
 		return nil // nobody would use it
+	}
+	if n.adverts.tell == AdvertiseChannels {
+		n.adverts.nameChannel(ctx, &ad)
 	}
 	if old, ok := n.adverts.own(&ad); ok && old.Edge == ad.Edge && old.Expires-now.UnixMilli() > advertLife.Milliseconds()/2 {
 		return nil

@@ -386,19 +386,33 @@ func (c *chain) told(n paych.Notice) {
 // close ends the manager, then the link. The store is closed after.
 func (c *chain) close() error { return errors.Join(c.manager.Close(), c.link.close()) }
 
-// channelFunds is what a channel holds, final on the chain, in units.
-func (c *chain) channelFunds(ctx context.Context, channel string) (tally.Amount, error) {
-	a, err := address.NewFromString(channel)
+// channelView is what the chain shows of a channel, at finality.
+type channelView struct {
+	from, to address.Address // of keys
+	// free is what was not redeemed, in units.
+	free     tally.Amount
+	settling bool
+}
+
+// channel looks at a channel, of anybody.
+func (c *chain) channel(ctx context.Context, name string) (v channelView, err error) {
+	a, err := address.NewFromString(name)
 	if err != nil {
-		return 0, err
+		return v, err
 	}
-	_, has, err := c.link.Channel(ctx, a, c.facts.Finality)
+	st, has, err := c.link.Channel(ctx, a, c.facts.Finality)
 	if err != nil {
-		return 0, err
+		return v, err
 	}
-	units := big.Div(has, big.NewInt(settler.AttoPerUnit))
+	v.settling = st.SettlingAt != 0
+	units := big.Div(big.Max(big.Zero(), big.Sub(has, st.ToSend)), big.NewInt(settler.AttoPerUnit))
 	if !units.IsUint64() {
-		return 0, tally.ErrOverflow
+		return v, tally.ErrOverflow
 	}
-	return tally.Amount(units.Uint64()), nil
+	v.free = tally.Amount(units.Uint64())
+	if v.from, err = c.link.ResolveKey(ctx, st.From); err != nil {
+		return v, err
+	}
+	v.to, err = c.link.ResolveKey(ctx, st.To)
+	return v, err
 }

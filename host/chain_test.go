@@ -56,7 +56,7 @@ func (n *testChain) node() repo.ChainNode {
 }
 
 // on starts a peer on a chain.
-func on(t testing.TB, dir string, node repo.ChainNode) (*Daemon, func(), error) {
+func on(t testing.TB, dir string, node repo.ChainNode, change ...func(*repo.Config)) (*Daemon, func(), error) {
 	t.Helper()
 	r, err := repo.Open(dir)
 	if err != nil {
@@ -64,6 +64,9 @@ func on(t testing.TB, dir string, node repo.ChainNode) (*Daemon, func(), error) 
 	}
 	cfg := r.Config()
 	cfg.Listen, cfg.HTTP = []string{"/ip4/127.0.0.1/tcp/0"}, "127.0.0.1:0"
+	for _, f := range change {
+		f(&cfg)
+	}
 	if err := r.SetConfig(cfg); err != nil {
 		t.Fatal(err)
 	}

@@ -137,7 +137,7 @@ func Start(ctx context.Context, r *repo.Repo, start StartConfig) (_ *Daemon, err
 		undo = append(undo, d.chain.settler.Close)
 	}
 	if d.chain != nil {
-		nodeCfg.Payments.ChannelFunds = d.chain.channelFunds
+		nodeCfg.Payments.chain = d.chain
 	}
 	if d.node, err = newNode(d.host, store, nodeCfg); err != nil {
 		return nil, err
@@ -199,6 +199,18 @@ func newGater(store *durable.Store) (*conngater.BasicConnectionGater, error) {
 	return conngater.NewBasicConnectionGater(ds)
 }
 
+// advertiseOf is what the setting says, which was checked.
+func advertiseOf(word string) Advertise {
+	switch word {
+	case repo.AdvertiseChannels:
+		return AdvertiseChannels
+	case repo.AdvertiseNothing:
+		return AdvertiseNothing
+	default:
+		return AdvertiseTabs
+	}
+}
+
 // nodeConfig turns settings into what the parts want.
 func nodeConfig(c repo.Config, hasChain bool) (Config, error) {
 	mode, err := swap.ParseMode(c.ModeFor(hasChain))
@@ -228,7 +240,7 @@ func nodeConfig(c repo.Config, hasChain bool) (Config, error) {
 		},
 		Packets:  &PacketsConfig{Rules: forward.Rules{FeeBase: tally.Amount(c.FeeBase), FeePPM: uint32(c.FeePPM)}, Routes: routes},
 		Sockets:  &SocketsConfig{PushMax: tally.Amount(c.SocketPushMax), PerPeer: int(c.SocketsPerPeer)},
-		Payments: &PaymentsConfig{},
+		Payments: &PaymentsConfig{Advertise: advertiseOf(c.Advertise)},
 		Holds: &HoldsConfig{Policy: hold.Policy{
 			Offer: c.HoldMaxHours > 0, MaxTime: time.Duration(c.HoldMaxHours) * time.Hour, MaxPayer: tally.Amount(c.HoldMaxPayer),
 			PriceBase: tally.Amount(c.HoldPriceBase), PricePPM: uint32(c.HoldPricePPM),

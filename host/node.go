@@ -156,6 +156,11 @@ func New(h host.Host, cfg Config) (*Node, error) {
 		if c, err = cfg.openChain(store); err != nil {
 			return nil, errors.Join(err, store.Close())
 		}
+		if cfg.Payments != nil {
+			pay := *cfg.Payments
+			pay.chain = c
+			cfg.Payments = &pay
+		}
 	}
 	n, err := newNode(h, store, cfg)
 	if err != nil {

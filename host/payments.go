@@ -41,9 +41,12 @@ var partToken = []byte{1}
 type PaymentsConfig struct {
 	// PullEvery is how often each neighbour is asked for adverts. Default 30 s.
 	PullEvery time.Duration
-	// ChannelFunds returns what a channel on the chain holds, in units. Default: none,
-	// and adverts that name a channel are not kept.
-	ChannelFunds func(ctx context.Context, channel string) (tally.Amount, error)
+	// Advertise is what others are told of our neighbours. Default: AdvertiseTabs.
+	Advertise Advertise
+
+	// chain shows channels, ours and those of others; nil without one, and adverts that
+	// name a channel are then not kept.
+	chain *chain
 }
 
 // Payments returns the node's payments, or ErrNoPayments.
@@ -78,7 +81,7 @@ func realmText(r swap.Realm) string {
 //	        └── Part, Answer, Gone ─────────┘ saved before they are told
 func (n *Node) openPayments(ctx context.Context, cfg PaymentsConfig, carrier *partCarrier) error {
 	carrier.begin(n.engine, n.log, partToken)
-	n.adverts = newAdverts(realmText(n.book.Realm()), cfg.ChannelFunds)
+	n.adverts = newAdverts(n.book.Realm(), cfg)
 	n.ways = newWays(n)
 	private := n.host.Peerstore().PrivKey(n.host.ID())
 	s, err := payments.Open(ctx, payments.Config{

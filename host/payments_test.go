@@ -213,3 +213,24 @@ func TestPaymentByAdverts(t *testing.T) {
 		<-time.After(20 * time.Millisecond) // the adverts are on their way
 	}
 }
+
+// Where nobody tells of its edges, the hints of an invoice alone lead to its payee: over
+// the payee's own neighbours, and no further.
+func TestPaymentByAHintAlone(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var row []*wayfarer
+	for i := range 4 {
+		w := newWayfarer(t, host.Config{Payments: &host.PaymentsConfig{PullEvery: 20 * time.Millisecond, Advertise: host.AdvertiseNothing}})
+		if row = append(row, w); i > 0 {
+			row[i-1].meet(ctx, w)
+		}
+	}
+	r, err := row[0].pays().Pay(ctx, payments.PayRequest{Invoice: row[2].invoice(ctx, 50)})
+	if err != nil || len(r.Parts) != 1 || len(r.Parts[0].Via) != 1 || r.Parts[0].Via[0] != row[1].id() {
+		t.Fatalf("%v: %+v", err, r)
+	}
+	if r, err = row[0].pays().Pay(ctx, payments.PayRequest{Invoice: row[3].invoice(ctx, 50)}); !errors.Is(err, payments.ErrNoRoute) {
+		t.Fatalf("an edge that nobody told of was found: %v: %+v", err, r)
+	}
+}

@@ -56,6 +56,7 @@ type Config struct {
 	FeeBase             uint64   `toml:"fee_base" group:"Packets and payment sockets" doc:"Units that a packet which passes here pays us."`
 	FeePPM              uint64   `toml:"fee_ppm" doc:"What it pays besides, in parts per million of its amount."`
 	Routes              []string `toml:"routes" doc:"Ways to peers that are no neighbours, each as PEER=NEIGHBOUR."`
+	Advertise           string   `toml:"advertise" doc:"What others are told of whom we carry to. tabs: peers and amounts. channels: and the channel behind each tab, by which the chain shows what stands behind it, and everybody whose its addresses are. nothing: our edges are private, and found by invoices alone."`
 	SocketPushMax       uint64   `toml:"socket_push_max" doc:"The most that a peer without a URI of ours may push to us on one socket; 0 lets nobody."`
 	SocketsPerPeer      uint64   `toml:"sockets_per_peer" doc:"The most sockets that come through one neighbour."`
 	HoldMaxHours        uint64   `toml:"hold_max_hours" group:"Holds" doc:"How long we hold a payment for a payee that is offline, at most 672; 0 holds nothing for others."`
@@ -89,6 +90,7 @@ func DefaultConfig() Config {
 		RPC:                 rpc.ListenUnix,
 		LogLevel:            "info",
 		Routes:              []string{},
+		Advertise:           AdvertiseTabs,
 		SocketPushMax:       1_000_000_000,
 		HoldMaxHours:        168,
 		HoldPriceBase:       1,
@@ -128,6 +130,13 @@ func times(a, b uint64) uint64 {
 	}
 	return a * b
 }
+
+// What Advertise may say.
+const (
+	AdvertiseTabs     = "tabs"
+	AdvertiseChannels = "channels"
+	AdvertiseNothing  = "nothing"
+)
 
 // ModeAuto chooses the mode by whether there is a chain.
 const ModeAuto = "auto"
@@ -285,6 +294,9 @@ func (c Config) check() *BadSetting {
 	}
 	if c.Wallet != WalletLocal && c.Wallet != WalletNode {
 		return bad("wallet", "use local or node", "%q is not a wallet", c.Wallet)
+	}
+	if !slices.Contains([]string{AdvertiseTabs, AdvertiseChannels, AdvertiseNothing}, c.Advertise) {
+		return bad("advertise", "use tabs, channels or nothing", "%q is not one of what can be told", c.Advertise)
 	}
 	return nil
 }

@@ -24,6 +24,8 @@ type relation struct {
 	// address is where the peer is paid and pays from, as its last handshake
 	// proved; undefined before. It is kept on disk while a link lives.
 	address address.Address
+	// proof is what the last handshake of this run showed for it; nil before.
+	proof []byte
 	// out backs our cheques, in the peer's.
 	out, in link
 	// numbers counts our channels with the peer, ever.

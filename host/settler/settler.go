@@ -1,6 +1,7 @@
 package settler
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -352,6 +353,18 @@ func (s *Settler) BindPeer(ctx context.Context, p peer.ID, o swap.Payout, text [
 	}
 	if !r.live() {
 		r.address = addr
+	}
+	r.proof = bytes.Clone(o.Proof)
+	return nil
+}
+
+// Proof returns what a peer's last handshake in this run showed for its payout address:
+// the address' signature over swap.PayoutText; nil where there was none.
+func (s *Settler) Proof(p peer.ID) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.relations[p]; r != nil {
+		return r.proof
 	}
 	return nil
 }

@@ -25,6 +25,7 @@ const (
 	maxID       = 64
 	maxChannel  = 64
 	maxAdSig    = 128
+	maxProof    = 100
 	advertStart = "tally advert 1\x00"
 )
 
@@ -46,8 +47,13 @@ var (
 // Advert is what a node says that it carries to another.
 type Advert struct {
 	Edge
-	// Channel is the address of the channel that carries; empty: a tab.
+	// Channel is the address of the channel that settles the tab, from From to To;
+	// empty: it is not told.
 	Channel string
+	// FromProof and ToProof go with it: each is a signature of the address that the
+	// channel pays from, or to, over what ties that address to From, or To. Whoever
+	// looks at the chain for the addresses checks them.
+	FromProof, ToProof []byte
 	// HopDelta is by how much earlier a part expires on its way out, in ms.
 	HopDelta uint32
 	Modes    byte
@@ -73,7 +79,11 @@ func (a *Advert) body() []byte {
 	b = binary.BigEndian.AppendUint32(b, a.HopDelta)
 	b = append(b, a.Modes)
 	b = binary.BigEndian.AppendUint64(b, a.Seq)
-	return binary.BigEndian.AppendUint64(b, uint64(a.Expires))
+	b = binary.BigEndian.AppendUint64(b, uint64(a.Expires))
+	if a.Channel != "" {
+		b = appendShort(appendShort(b, string(a.FromProof)), string(a.ToProof))
+	}
+	return b
 }
 
 // SigningBytes is what From signs: a digest bound to the network and asset that the
@@ -109,6 +119,9 @@ func ParseAdvert(raw []byte) (a Advert, err error) {
 	a.FeePPM, a.HopDelta = binary.BigEndian.Uint32(take(4)), binary.BigEndian.Uint32(take(4))
 	a.Modes = take(1)[0]
 	a.Seq, a.Expires = binary.BigEndian.Uint64(take(8)), int64(binary.BigEndian.Uint64(take(8)))
+	if a.Channel != "" {
+		a.FromProof, a.ToProof = []byte(short()), []byte(short())
+	}
 	a.Signature = []byte(short())
 	if bad || len(raw) != 0 {
 		return Advert{}, fmt.Errorf("%w: fields do not fit", ErrAdvert)
@@ -125,6 +138,9 @@ func (a *Advert) validate() error {
 	switch {
 	case len(a.Channel) > maxChannel, len(a.Signature) > maxAdSig:
 		return fmt.Errorf("%w: channel or signature too long", ErrAdvert)
+	case (a.Channel != "") != (len(a.FromProof) > 0), (a.Channel != "") != (len(a.ToProof) > 0),
+		len(a.FromProof) > maxProof, len(a.ToProof) > maxProof:
+		return fmt.Errorf("%w: a channel goes with two proofs of at most %d bytes", ErrAdvert, maxProof)
 	case a.HopDelta > maxDelta:
 		return fmt.Errorf("%w: it takes %d ms of a part's time, over %d", ErrAdvert, a.HopDelta, maxDelta)
 	case a.Modes&(ModeCredit|ModeLock) == 0:

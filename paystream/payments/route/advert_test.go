@@ -57,7 +57,9 @@ func (s signer) advert(t testing.TB, to peer.ID, change ...func(*Advert)) Advert
 }
 
 func TestAdvertRoundTrip(t *testing.T) {
-	a := newSigner(t, 1).advert(t, newSigner(t, 2).id, func(a *Advert) { a.Channel, a.Min, a.Max = "f2abc", 1, 99 })
+	a := newSigner(t, 1).advert(t, newSigner(t, 2).id, func(a *Advert) {
+		a.Channel, a.FromProof, a.ToProof, a.Min, a.Max = "f2abc", []byte{1, 2}, []byte{1, 3}, 1, 99
+	})
 	back, err := ParseAdvert(a.Bytes())
 	if err != nil || !bytes.Equal(back.Bytes(), a.Bytes()) || back.Verify(adTime, testRealm) != nil {
 		t.Fatalf("%v: %+v", err, back)
@@ -89,7 +91,13 @@ func TestAdvertRefuses(t *testing.T) {
 		"takes the whole": func(a *Advert) { a.FeePPM = 1_000_000 },
 		"max below min":   func(a *Advert) { a.Min, a.Max = 5, 4 },
 		"max above all":   func(a *Advert) { a.Max = 101 },
-		"long channel":    func(a *Advert) { a.Channel = string(make([]byte, maxChannel+1)) },
+		"long channel": func(a *Advert) {
+			a.Channel, a.FromProof, a.ToProof = string(make([]byte, maxChannel+1)), []byte{1}, []byte{1}
+		},
+		"no payer's proof": func(a *Advert) { a.Channel, a.ToProof = "f2abc", []byte{1} },
+		"no payee's proof": func(a *Advert) { a.Channel, a.FromProof = "f2abc", []byte{1} },
+		"long proof":       func(a *Advert) { a.Channel, a.FromProof, a.ToProof = "f2abc", []byte{1}, make([]byte, maxProof+1) },
+		"proof of nothing": func(a *Advert) { a.FromProof, a.ToProof = []byte{1}, []byte{1} },
 	} {
 		a := s.advert(t, to, change)
 		if err := a.Verify(adTime, testRealm); !errors.Is(err, ErrAdvert) && !errors.Is(err, ErrGraph) {
@@ -141,6 +149,30 @@ func TestAdvertsKeepTheLatest(t *testing.T) {
 	table.Expire(adTime.Add(time.Minute))
 	if table.Len() != 0 || table.Check() != nil || len(table.of)+len(table.by) != 0 {
 		t.Fatal("expired, and kept")
+	}
+}
+
+// Of two adverts of one way the latest is in the graph, whichever names a channel.
+func TestLatestAdvertOfAWayCounts(t *testing.T) {
+	s, to, by := newSigner(t, 1), newSigner(t, 2).id, newSigner(t, 3).id
+	for _, seq := range []uint64{1, 9} { // of the advert with a channel
+		for range 8 { // whatever the order of a map
+			table := NewAdverts(testRealm)
+			for _, a := range []Advert{
+				s.advert(t, to, func(a *Advert) { a.Seq, a.Capacity = 5, 50 }),
+				s.advert(t, to, func(a *Advert) {
+					a.Seq, a.Capacity, a.Channel, a.FromProof, a.ToProof = seq, 80, "f2abc", []byte{1}, []byte{1}
+				}),
+			} {
+				if news, err := table.Add(adTime, a, by); !news || err != nil {
+					t.Fatal(news, err)
+				}
+			}
+			g := table.Graph("")
+			if fits := g.Probability(adTime, s.id, to, 51) > 0; fits != (seq > 5) || g.Edges() != 1 {
+				t.Fatalf("channel's advert %d: 51 fits %t, %d edges", seq, fits, g.Edges())
+			}
+		}
 	}
 }
 

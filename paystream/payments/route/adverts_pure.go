@@ -201,13 +201,22 @@ func (t *Adverts) Missing(bucket byte, have []byte, size int) [][]byte {
 }
 
 // Graph makes the graph of all that carries on credit, but for self's own edges, of
-// which it knows more.
+// which it knows more. Of several adverts of one way, with channels and without, the
+// latest counts.
 func (t *Adverts) Graph(self peer.ID) *Graph {
-	g := NewGraph()
+	latest := make(map[[2]peer.ID]*held, len(t.all))
 	for _, h := range t.all {
-		if h.Modes&ModeCredit != 0 && h.From != self {
-			_ = g.Set(h.Edge) // only a graph that is full refuses it
+		if h.Modes&ModeCredit == 0 || h.From == self {
+			continue
 		}
+		way := [2]peer.ID{h.From, h.To}
+		if old := latest[way]; old == nil || h.Seq > old.Seq || h.Seq == old.Seq && h.Channel > old.Channel {
+			latest[way] = h
+		}
+	}
+	g := NewGraph()
+	for _, h := range latest {
+		_ = g.Set(h.Edge) // only a graph that is full refuses it
 	}
 	return g
 }
