@@ -121,6 +121,10 @@ type Channel struct {
 	sumHead, sumDeep, sumWorth big.Int
 	firmHead, firmDeep         coverage
 
+	// kept is what of an inbound channel only a voucher that draws on it may take. Who
+	// keeps it says so again after a start.
+	kept big.Int
+
 	settling, collecting bool // a message is under way
 	collectRetry         abi.ChainEpoch
 	collectFails         uint8

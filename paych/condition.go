@@ -307,6 +307,8 @@ type evReceive struct {
 	MinDelta big.Int
 	// Owner: the caller owns the channel.
 	Owner bool
+	// Draws is what it may take of what is kept.
+	Draws big.Int
 }
 
 func (ev evReceive) step(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
@@ -314,7 +316,7 @@ func (ev evReceive) step(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
 		// What is on a slot has to be in the slot's own books too.
 		return nil, fmt.Errorf("%w: lane %d by %q", ErrOwned, sv.Lane, c.Tag)
 	}
-	err := c.CheckVoucher(now, ev.Voucher)
+	err := c.checkDraw(now, ev.Voucher, ev.Draws)
 	if errors.Is(err, errHeld) {
 		return ev.again(c, now)
 	}
@@ -344,6 +346,7 @@ func (ev evReceive) step(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
 	if min := value(ev.MinDelta); delta.LessThan(min) {
 		return nil, &DeltaError{Delta: delta, Min: min}
 	}
+	before := c.redeemed()
 	l = c.lane(sv.Lane)
 	l.Nonce = sv.Nonce
 	if !cl.Locked {
@@ -351,6 +354,8 @@ func (ev evReceive) step(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
 	}
 	l.push(cl)
 	c.touch(l)
+	took := big.Sub(c.redeemed(), before)
+	c.kept = clamp(value(c.kept), big.Sub(value(c.kept), big.Min(took, value(ev.Draws))))
 	return ev.saved(c, delta), nil
 }
 
@@ -369,6 +374,11 @@ func (ev evReceive) again(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
 // CheckVoucher is what can be known of a voucher before it is submitted, its signature
 // aside. errHeld: it is one that we hold, and as good as it was.
 func (c *Channel) CheckVoucher(now abi.ChainEpoch, sv *SignedVoucher) error {
+	return c.checkDraw(now, sv, big.Zero())
+}
+
+// checkDraw is CheckVoucher of one that may take draws of what is kept.
+func (c *Channel) checkDraw(now abi.ChainEpoch, sv *SignedVoucher, draws big.Int) error {
 	if err := c.checkForm(sv); err != nil {
 		return err
 	}
@@ -379,7 +389,7 @@ func (c *Channel) CheckVoucher(now abi.ChainEpoch, sv *SignedVoucher) error {
 	if c.Direction == PCHOutbound {
 		return c.checkRefund(l, sv)
 	}
-	return c.checkVoucher(now, l, sv)
+	return c.checkVoucher(now, l, sv, value(draws))
 }
 
 // checkForm is what can be said without the lane.
@@ -499,7 +509,7 @@ func (c *Channel) checkRefund(l *Lane, sv *SignedVoucher) error {
 	return nil
 }
 
-func (c *Channel) checkVoucher(now abi.ChainEpoch, l *Lane, sv *SignedVoucher) error {
+func (c *Channel) checkVoucher(now abi.ChainEpoch, l *Lane, sv *SignedVoucher, draws big.Int) error {
 	r := c.rules
 	if c.Owned && sv.Lane == 0 && !bare(sv) {
 		return fmt.Errorf("%w: lane 0 of an owned channel settles the tab", ErrLock)
@@ -528,10 +538,13 @@ func (c *Channel) checkVoucher(now abi.ChainEpoch, l *Lane, sv *SignedVoucher) e
 	}
 	cl := claimOf(sv)
 	total := c.redeemedWith(l, &cl)
-	if c.Phase == PhaseSettling && total.GreaterThan(c.redeemed()) {
-		return c.live() // what only unlocks a lock that we hold is welcome
+	more := big.Sub(total, c.redeemed())
+	if c.Phase == PhaseSettling && more.Sign() > 0 && (more.GreaterThan(draws) || now+r.SubmitMargin >= c.Head.SettlingAt) {
+		// What only unlocks a lock that we hold is welcome, and what was kept room for
+		// while there is time to submit it.
+		return c.live()
 	}
-	if balance := c.confirmed(); total.GreaterThan(balance) {
+	if balance := big.Sub(c.confirmed(), big.Max(big.Zero(), big.Sub(value(c.kept), draws))); total.GreaterThan(balance) {
 		return &OverBalanceError{Total: total, Balance: balance}
 	}
 	return c.room(l, &cl)

@@ -147,7 +147,7 @@ func (m *Manager) PaychVoucherCheckValid(ctx context.Context, ch address.Address
 			return m.checkOwn(ctx, a, sv)
 		}
 	}
-	err = m.check(ctx, a, sv)
+	err = m.check(ctx, a, sv, big.Zero())
 	if errors.Is(err, errHeld) {
 		return nil
 	}
@@ -169,12 +169,12 @@ func (m *Manager) checkOwn(ctx context.Context, a *account, sv *SignedVoucher) e
 	if l.holds(sv) {
 		return nil
 	}
-	return a.ch.checkVoucher(now, l, sv)
+	return a.ch.checkVoucher(now, l, sv, big.Zero())
 }
 
 // check is CheckVoucher with the signature. A voucher that is over the balance is
 // checked again where the chain may show more by now.
-func (m *Manager) check(ctx context.Context, a *account, sv *SignedVoucher) error {
+func (m *Manager) check(ctx context.Context, a *account, sv *SignedVoucher, draws big.Int) error {
 	now, err := m.now(ctx)
 	if err != nil {
 		return err
@@ -182,7 +182,7 @@ func (m *Manager) check(ctx context.Context, a *account, sv *SignedVoucher) erro
 	look := func() error {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		return a.ch.CheckVoucher(now, sv)
+		return a.ch.checkDraw(now, sv, draws)
 	}
 	err = look()
 	if errors.Is(err, ErrOverBalance) && m.peek(ctx, a) == nil {
@@ -253,18 +253,22 @@ func opening(sv *SignedVoucher, proof []byte) *tally.Preimage {
 // hash lock; without it the voucher is kept, but counts for nothing until
 // PaychVoucherSecret. On an outbound channel it takes a refund of the payee.
 func (m *Manager) PaychVoucherAdd(ctx context.Context, ch address.Address, sv *SignedVoucher, proof []byte, minDelta big.Int) (big.Int, error) {
+	return m.addVoucher(ctx, ch, sv, proof, minDelta, big.Zero())
+}
+
+func (m *Manager) addVoucher(ctx context.Context, ch address.Address, sv *SignedVoucher, proof []byte, minDelta, draws big.Int) (big.Int, error) {
 	a, err := m.account(ctx, ch)
 	if err != nil {
 		return big.Zero(), err
 	}
-	if err := m.check(ctx, a, sv); err != nil && !errors.Is(err, errHeld) {
+	if err := m.check(ctx, a, sv, draws); err != nil && !errors.Is(err, errHeld) {
 		return big.Zero(), err
 	}
 	secret := opening(sv, proof)
 	if len(proof) != 0 && len(sv.SecretHash) != 0 && secret == nil {
 		return big.Zero(), ErrSecret
 	}
-	fx, err := m.do(a, evReceive{Voucher: clone(sv), Secret: secret, MinDelta: minDelta, Owner: tagOf(ctx) == a.ch.Tag})
+	fx, err := m.do(a, evReceive{Voucher: clone(sv), Secret: secret, MinDelta: minDelta, Owner: tagOf(ctx) == a.ch.Tag, Draws: draws})
 	var low *DeltaError
 	if errors.As(err, &low) {
 		return low.Delta, err
