@@ -138,6 +138,7 @@ func Start(ctx context.Context, r *repo.Repo, start StartConfig) (_ *Daemon, err
 	}
 	if d.chain != nil {
 		nodeCfg.Payments.chain = d.chain
+		nodeCfg.Holds.Channels = d.chain.vouchers()
 	}
 	if d.node, err = newNode(d.host, store, nodeCfg); err != nil {
 		return nil, err

@@ -34,6 +34,9 @@ const maxKept = 56*24*time.Hour + time.Hour
 type HoldsConfig struct {
 	// Policy is what we hold for others. The zero value: nothing.
 	Policy hold.Policy
+	// Channels buys, sells and takes vouchers of channels. Default: those of
+	// Config.Chain, or none.
+	Channels hold.Channels
 }
 
 // Holds returns the node's holds, or ErrNoHolds.
@@ -69,7 +72,7 @@ func (n *Node) openHolds(ctx context.Context, cfg HoldsConfig, carrier *partCarr
 	wire := holdnet.New(n.host, n.log)
 	s, err := hold.Open(ctx, hold.Config{
 		Self: n.host.ID(), Realm: realmText(n.book.Realm()), Policy: cfg.Policy, Key: key, Sign: private.Sign, Store: n.store,
-		Carrier: carrier, Wire: wire, Meter: holdMeter{n.book}, Logger: n.log,
+		Carrier: carrier, Channels: cfg.Channels, Wire: wire, Meter: holdMeter{n.book}, Logger: n.log,
 	})
 	if err != nil {
 		return err

@@ -200,6 +200,11 @@ func (cfg *Config) openChain(store *durable.Store) (*chain, error) {
 		return nil, errors.Join(err, c.close())
 	}
 	cfg.Settler, cfg.Realm, cfg.PayoutAddress = s, c.realm(), c.facts.Payout.String()
+	if cfg.Holds != nil && cfg.Holds.Channels == nil {
+		holds := *cfg.Holds
+		holds.Channels = c.vouchers()
+		cfg.Holds = &holds
+	}
 	if cfg.Policy.Mode == swap.ModeUnset {
 		cfg.Policy.Mode = swap.ModeHard
 	}

@@ -23,7 +23,8 @@ price it holds for others say hold_max_hours and hold_price_base of its settings
 		Example: "  tally hold pay --holder 12D3Koo…H --payee 12D3Koo…E 1000\n  tally hold ls",
 		RunE:    group,
 	}
-	cmd.AddCommand(a.holdPayCmd(), a.holdQuoteCmd(), a.holdLsCmd(), a.holdWaitCmd(), a.holdCancelCmd(), a.holdPromiseCmd(), a.holdCollectCmd())
+	cmd.AddCommand(a.holdPayCmd(), a.holdQuoteCmd(), a.holdLsCmd(), a.holdWaitCmd(), a.holdCancelCmd(), a.holdPromiseCmd(), a.holdCollectCmd(),
+		a.holdRoomCmd(), a.holdBuyCmd(), a.holdTakeCmd(), a.holdMailsCmd())
 	return cmd
 }
 

@@ -57,6 +57,10 @@ type Client struct {
 	HoldCancel        func(ctx context.Context, id string) (Done, error)
 	HoldPromise       func(ctx context.Context, payer string, amount, expirySeconds uint64) (PromiseRow, error)
 	HoldCollect       func(ctx context.Context, peerID string) (Done, error)
+	HoldRoom          func(ctx context.Context, options RoomOptions) (RoomRow, error)
+	HoldBuy           func(ctx context.Context, options BuyOptions) (MailRow, error)
+	HoldTake          func(ctx context.Context, mail string) (MailRow, error)
+	HoldMails         func(ctx context.Context, role string) ([]MailRow, error)
 
 	BridgeClientAdd    func(ctx context.Context, name string, limits *BridgeLimits) (BridgeTokenRow, error)
 	BridgeClientList   func(ctx context.Context) ([]BridgeClientRow, error)

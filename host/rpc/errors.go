@@ -74,7 +74,7 @@ type CodeInfo struct {
 
 // Codes lists every code, in order. The text is what the documentation prints;
 // an error itself may say more.
-var Codes = slices.Concat(peerCodes, paymentCodes, channelCodes, holdCodes)
+var Codes = slices.Concat(peerCodes, paymentCodes, channelCodes, holdCodes, mailCodes)
 
 var peerCodes = []CodeInfo{
 	{CodeFailed, "failed", "a cause without a code of its own", "read the message; the log of the peer has more"},

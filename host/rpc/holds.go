@@ -67,6 +67,11 @@ func holdError(err error) *Error {
 			return NewError(m.code, "%w", err)
 		}
 	}
+	for _, m := range mailErrors {
+		if errors.Is(err, m.err) {
+			return NewError(m.code, "%w", err)
+		}
+	}
 	return nil
 }
 

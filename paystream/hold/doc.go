@@ -25,12 +25,18 @@
 // payee shows the preimage only for what the payer sealed. Where the payee chose the
 // hash (promise_pure.go) there is no box, and the preimage proves the payment.
 //
-// Three cores, all of one owner:
+// In the second form nobody keeps anything: the payer buys a voucher of the holder's
+// own channel to the payee, and mails it (purchase_pure.go).
+//
+// Six cores, all of one owner:
 //
 //	Payer    holds of ours (payer_pure.go)
 //	Holder   holds of others (holder_pure.go)
 //	Payee    what we promised, and what we were paid (payee_pure.go)
-//	Service  the three, with disk, time, peers and callers (service.go, party.go)
+//	Buyer    vouchers that we buy (buyer_pure.go)
+//	Seller   vouchers that we sell (seller_pure.go)
+//	Taker    room that we keep, and what was mailed to us (taker_pure.go)
+//	Service  the six, with disk, time, peers and callers (service.go, party.go, mail.go)
 //
 // What holds at every moment, and is in Check by name:
 //
@@ -40,6 +46,10 @@
 //	shown-for-enough      a preimage was shown for at least what was sealed
 //	one-hash-one-hold     a hash that a payee chose is paid by one hold
 //	complete-by-preimage  a payer is complete exactly with the preimage
+//	bought-by-preimage   what we bought we have the preimage of, and the voucher
+//	within-room          no more is bought, or taken, over a statement than its room
+//	one-lane-one-sale    no lane of a channel is sold twice
+//	opened-by-us         the preimage of what we sell is ours until it is paid
 //	caps, bounds          nobody makes us keep more than the named bounds
 //
 // Parts are carried by a payments.Carrier, on credit or under locks: that is its

@@ -68,6 +68,7 @@ const OfferSize = 1 + 16 + BoxSize
 const (
 	kindHold  byte = 1 // payer to holder: nothing follows
 	kindOffer byte = 2 // holder to payee: id, then the box or nothing
+	kindBuy   byte = 3 // payer to holder, for a voucher: nothing follows
 )
 
 // Errors that a caller acts on. A peer is told by a Status.
@@ -255,6 +256,12 @@ const (
 	// FxLost: Amount was shown the preimage of, and cannot be collected. The operator
 	// has to be told.
 	FxLost
+	// FxMail: the mail of the purchase ID is sent to Peer, where that is connected.
+	FxMail
+	// FxLook: the channel of the purchase ID is looked at.
+	FxLook
+	// FxKeep: of the channel Key, Amount has to stay free.
+	FxKeep
 )
 
 // Effect is one duty of the shell, in the order of the list.

@@ -198,28 +198,40 @@ func (s *Service) refused(id ID, err error) {
 
 // await returns when f, on the owner's goroutine, takes the hold.
 func (s *Service) await(ctx context.Context, id ID, f func(*Sent) bool) (row Sent, err error) {
+	err = s.until(ctx, id, func() (bool, error) {
+		r, ok := s.payer.Get(id)
+		if !ok {
+			return false, ErrNoHold
+		}
+		row = r
+		return f(&row), nil
+	})
+	return row, err
+}
+
+// until returns when f, on the owner's goroutine, says so of what FxWake names by id.
+func (s *Service) until(ctx context.Context, id ID, f func() (bool, error)) error {
 	for {
 		var woken chan struct{}
-		found := false
+		var broken error
 		err := s.look(ctx, func() {
-			if row, found = s.payer.Get(id); found && !f(&row) {
+			var done bool
+			if done, broken = f(); !done && broken == nil {
 				woken = make(chan struct{})
 				s.woken[id] = append(s.woken[id], woken)
 			}
 		})
 		switch {
 		case err != nil:
-			return row, err
-		case !found:
-			return row, ErrNoHold
-		case woken == nil:
-			return row, nil
+			return err
+		case broken != nil || woken == nil:
+			return broken
 		}
 		select {
 		case <-woken:
 			continue
 		case <-s.ended:
-			return row, cmpErr(s.failure(), ErrClosed)
+			return cmpErr(s.failure(), ErrClosed)
 		case <-ctx.Done():
 		}
 		_ = s.put(item{step: func(_ int64, fx []Effect) ([]Effect, error) {
@@ -229,7 +241,7 @@ func (s *Service) await(ctx context.Context, id ID, f func(*Sent) bool) (row Sen
 			}
 			return fx, nil
 		}}, false)
-		return row, ctx.Err()
+		return ctx.Err()
 	}
 }
 
@@ -353,7 +365,11 @@ func (s *Service) collect(ctx context.Context, holder peer.ID) error {
 // what it has for us.
 func (s *Service) Online(p peer.ID) {
 	_ = s.put(item{step: func(now int64, fx []Effect) ([]Effect, error) { // closed: nothing to do
-		return s.holder.Step(now, &HolderEvent{Kind: HolderOnline, Peer: p}, fx)
+		fx, err := s.holder.Step(now, &HolderEvent{Kind: HolderOnline, Peer: p}, fx)
+		if err != nil {
+			return fx, err
+		}
+		return s.buyer.Step(now, &BuyEvent{Kind: BuyOnline, Peer: p}, fx)
 	}}, true)
 	s.Collect(p)
 }

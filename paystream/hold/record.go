@@ -22,6 +22,11 @@ const (
 	sentPrefix    = keyPrefix + "sent/"
 	receiptPrefix = keyPrefix + "receipt/"
 	givenPrefix   = keyPrefix + "given/"
+	boughtPrefix  = keyPrefix + "bought/"
+	salePrefix    = keyPrefix + "sale/"
+	statedPrefix  = keyPrefix + "stated/" // to us, by payees
+	roomPrefix    = keyPrefix + "room/"   // by us
+	takenPrefix   = keyPrefix + "taken/"
 )
 
 func heldKey(id ID) string                 { return heldPrefix + durable.KeyID(id[:]) }

@@ -77,6 +77,17 @@ type Wire interface {
 	Cancel(ctx context.Context, party peer.ID, id ID) error
 	// Poll tells a payee that we have count holds for it.
 	Poll(ctx context.Context, payee peer.ID, count int) error
+
+	// Statement asks a holder for the newest that a payee gave it for us, Deposit gives
+	// it one of ours.
+	Statement(ctx context.Context, holder, payee peer.ID) (LaneStatement, error)
+	Deposit(ctx context.Context, holder peer.ID, st *LaneStatement) error
+	// Guard asks a holder to keep its channel to us open up to a height.
+	Guard(ctx context.Context, holder peer.ID, height int64) ([]byte, error)
+	// Buy asks a holder for a voucher, for at most price, or only asks for the price.
+	Buy(ctx context.Context, p *Purchase, price tally.Amount, quote bool) (SoldReply, error)
+	// Mail gives a payee what we bought for it. It has it on disk, or there is an error.
+	Mail(ctx context.Context, payee peer.ID, m *Mail) error
 }
 
 // Meter books the price of holding on the tabs.
@@ -106,9 +117,11 @@ type Config struct {
 	Sign    func([]byte) ([]byte, error)
 	Store   *durable.Store
 	Carrier payments.Carrier
-	Wire    Wire
-	Meter   Meter
-	Logger  *slog.Logger
+	// Channels buys, sells and takes vouchers; nil: not.
+	Channels Channels
+	Wire     Wire
+	Meter    Meter
+	Logger   *slog.Logger
 }
 
 // Service is the shell around the three cores: one goroutine that owns them.
@@ -134,11 +147,15 @@ type Service struct {
 	stop    context.CancelFunc
 	calls   chan struct{} // one for each question under way
 	asking  sync.WaitGroup
+	rooms   chan struct{} // capacity 1: who keeps or takes room
 
 	// Of the owner.
 	holder *Holder
 	payer  *Payer
 	payee  *Payee
+	buyer  *Buyer
+	seller *Seller
+	taker  *Taker
 	fx     []Effect
 	batch  durable.Batch
 	woken  map[ID][]chan struct{}
@@ -168,7 +185,8 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		cfg: cfg, log: cfg.Logger, wallAt: time.Now(), collecting: make(map[peer.ID]bool), reasons: make(map[ID]error),
 		wake: make(chan struct{}, 1), ended: make(chan struct{}), calls: make(chan struct{}, maxCalls),
 		holder: NewHolder(cfg.Self, cfg.Policy), payer: NewPayer(), payee: NewPayee(cfg.Self, nil),
-		woken: make(map[ID][]chan struct{}),
+		buyer: NewBuyer(), seller: NewSeller(cfg.Self), taker: NewTaker(cfg.Self),
+		woken: make(map[ID][]chan struct{}), rooms: make(chan struct{}, 1),
 	}
 	if cfg.Key != nil {
 		s.payee.key = cfg.Key
@@ -192,6 +210,10 @@ func (s *Service) load(ctx context.Context) error {
 		{sentPrefix, len(ID{}), func(raw, rec []byte) error { return s.payer.Restore(ID(raw), rec) }},
 		{givenPrefix, tally.HashlockSize, func(raw, rec []byte) error { return s.payee.RestoreGiven(tally.Hashlock(raw), rec) }},
 		{receiptPrefix, len(ID{}), func(raw, rec []byte) error { return s.payee.RestoreReceipt(ID(raw), rec) }},
+		{boughtPrefix, len(ID{}), func(raw, rec []byte) error { return s.buyer.Restore(ID(raw), rec) }},
+		{salePrefix, len(ID{}), func(raw, rec []byte) error { return s.seller.Restore(ID(raw), rec) }},
+		{statedPrefix, tally.HashlockSize, func(raw, rec []byte) error { return s.seller.RestoreStatement([32]byte(raw), rec) }},
+		{takenPrefix, len(ID{}), func(raw, rec []byte) error { return s.taker.RestoreTaken(ID(raw), rec) }},
 	} {
 		err := s.cfg.Store.Scan(ctx, t.prefix, "", func(key string, rec []byte) error {
 			_, payload, err := durable.Unseal(key, recordVersion, rec)
@@ -211,10 +233,38 @@ func (s *Service) load(ctx context.Context) error {
 			return fmt.Errorf("hold: read the tables: %w", err)
 		}
 	}
-	if err := errors.Join(s.holder.Check(), s.payer.Check(), s.payee.Check()); err != nil {
+	if err := s.cfg.Store.Scan(ctx, roomPrefix, "", func(key string, rec []byte) error {
+		_, payload, err := durable.Unseal(key, recordVersion, rec)
+		if err != nil {
+			return err
+		}
+		serial, err := durable.ParseKeyUint(key[len(roomPrefix):])
+		if err != nil {
+			return err
+		}
+		return s.taker.RestoreStated(serial, payload)
+	}); err != nil {
 		return fmt.Errorf("hold: read the tables: %w", err)
 	}
+	if err := s.check(); err != nil {
+		return fmt.Errorf("hold: read the tables: %w", err)
+	}
+	if s.cfg.Channels == nil {
+		return nil
+	}
+	for _, channel := range s.taker.Channels() {
+		// A channel that is gone keeps nothing; one that is not known yet will not take
+		// a voucher before it is.
+		if _, _, err := s.cfg.Channels.Keep(ctx, channel, s.taker.Kept(channel)); err != nil {
+			s.log.Warn("room that was promised is not kept", "channel", channel, "err", err)
+		}
+	}
 	return nil
+}
+
+// check returns the first broken invariant of the cores.
+func (s *Service) check() error {
+	return errors.Join(s.holder.Check(), s.payer.Check(), s.payee.Check(), s.buyer.Check(), s.seller.Check(), s.taker.Check())
 }
 
 func (s *Service) compare(ctx context.Context) error {
@@ -242,6 +292,12 @@ func (s *Service) compare(ctx context.Context) error {
 		if fx, err = s.payer.Step(now, &SentEvent{Kind: SentRestart, Has: has}, fx); err != nil {
 			return fx, err
 		}
+		if fx, err = s.buyer.Step(now, &BuyEvent{Kind: BuyRestart, Has: has}, fx); err != nil {
+			return fx, err
+		}
+		if fx, err = s.seller.Step(now, &SaleEvent{Kind: SaleRestart, Waiting: waits}, fx); err != nil {
+			return fx, err
+		}
 		return s.payee.Step(now, &InEvent{Kind: InRestart, Waiting: waits}, fx)
 	}})
 	return nil
@@ -252,6 +308,9 @@ func (s *Service) compare(ctx context.Context) error {
 func (s *Service) Parts() []payments.PartID {
 	var ids []payments.PartID
 	for id := range s.payer.rows {
+		ids = append(ids, id)
+	}
+	for id := range s.buyer.rows {
 		ids = append(ids, id)
 	}
 	for id := range s.holder.outs {
@@ -390,6 +449,15 @@ func (s *Service) tick(now int64, fx []Effect) ([]Effect, error) {
 	if fx, err = s.payer.Step(now, &SentEvent{Kind: SentTick}, fx); err != nil {
 		return fx, err
 	}
+	if fx, err = s.buyer.Step(now, &BuyEvent{Kind: BuyTick}, fx); err != nil {
+		return fx, err
+	}
+	if fx, err = s.seller.Step(now, &SaleEvent{Kind: SaleTick}, fx); err != nil {
+		return fx, err
+	}
+	if fx, err = s.taker.Step(now, &TakeEvent{Kind: TakeTick}, fx); err != nil {
+		return fx, err
+	}
 	return s.payee.Step(now, &InEvent{Kind: InTick}, fx)
 }
 
@@ -413,7 +481,7 @@ func (s *Service) work(items []item) error {
 		}
 	}
 	if invariants {
-		if err := errors.Join(s.holder.Check(), s.payer.Check(), s.payee.Check()); err != nil {
+		if err := s.check(); err != nil {
 			return err
 		}
 	}
@@ -480,6 +548,19 @@ func (s *Service) carryOut(f *Effect) {
 	case FxCancel:
 		p, id := f.Peer, f.ID
 		s.ask(func(ctx context.Context) { s.tell("cancel", s.cfg.Wire.Cancel(ctx, p, id), p, id) })
+	case FxMail:
+		id := f.ID
+		s.ask(func(ctx context.Context) { s.deliver(ctx, id) }) // not asked: it goes when the payee connects
+	case FxLook:
+		id := f.ID
+		s.ask(func(ctx context.Context) { s.inspect(ctx, id) }) // not asked: looked at later
+	case FxKeep:
+		channel := f.Key
+		s.ask(func(ctx context.Context) { // not asked: more is kept than has to be
+			if err := s.keep(ctx, channel); err != nil {
+				s.log.Debug("room of a channel is kept longer", "channel", channel, "err", err)
+			}
+		})
 	case FxWake:
 		for _, c := range s.woken[f.ID] {
 			close(c)
@@ -525,8 +606,11 @@ func (s *Service) decided(id payments.PartID) func(error) {
 			s.log.Warn("carrier did not take a decision", "part_id", id, "err", err)
 		default:
 			_ = s.put(item{step: func(now int64, fx []Effect) ([]Effect, error) { // closed: the restart asks
-				if s.payee.Owns(id) {
+				switch {
+				case s.payee.Owns(id):
 					return s.payee.Step(now, &InEvent{Kind: InDone, PartID: id}, fx)
+				case s.seller.Owns(id):
+					return s.seller.Step(now, &SaleEvent{Kind: SaleDone, ID: id}, fx)
 				}
 				return s.holder.Step(now, &HolderEvent{Kind: HolderDone, ID: id}, fx)
 			}}, false)
@@ -539,7 +623,10 @@ func (s *Service) Part(a *payments.Arrival) {
 	cp := *a
 	cp.Data = slices.Clone(a.Data)
 	err := s.put(item{step: func(now int64, fx []Effect) ([]Effect, error) {
-		if len(cp.Data) == 1 && cp.Data[0] == kindHold {
+		switch {
+		case len(cp.Data) == 1 && cp.Data[0] == kindBuy:
+			return s.seller.Step(now, &SaleEvent{Kind: SalePart, Arrival: &cp}, fx)
+		case len(cp.Data) == 1 && cp.Data[0] == kindHold:
 			return s.holder.Step(now, &HolderEvent{Kind: HolderPart, Arrival: &cp, PartID: newID()}, fx)
 		}
 		return s.payee.Step(now, &InEvent{Kind: InOffer, Arrival: &cp}, fx)
@@ -552,8 +639,11 @@ func (s *Service) Part(a *payments.Arrival) {
 // Gone implements payments.Handler.
 func (s *Service) Gone(id payments.PartID) {
 	_ = s.put(item{step: func(now int64, fx []Effect) ([]Effect, error) { // closed: the restart asks
-		if s.payee.Owns(id) {
+		switch {
+		case s.payee.Owns(id):
 			return s.payee.Step(now, &InEvent{Kind: InGone, PartID: id}, fx)
+		case s.seller.Owns(id):
+			return s.seller.Step(now, &SaleEvent{Kind: SaleGone, ID: id}, fx)
 		}
 		return s.holder.Step(now, &HolderEvent{Kind: HolderGone, ID: id}, fx)
 	}}, false)
@@ -563,8 +653,11 @@ func (s *Service) Gone(id payments.PartID) {
 func (s *Service) Answer(a *payments.Answer) {
 	cp := *a
 	_ = s.put(item{step: func(now int64, fx []Effect) ([]Effect, error) { // closed: it is told again
-		if s.payer.Owns(cp.PartID) {
+		switch {
+		case s.payer.Owns(cp.PartID):
 			return s.payer.Step(now, &SentEvent{Kind: SentAnswer, Answer: &cp}, fx)
+		case s.buyer.Owns(cp.PartID):
+			return s.buyer.Step(now, &BuyEvent{Kind: BuyAnswer, Answer: &cp}, fx)
 		}
 		return s.holder.Step(now, &HolderEvent{Kind: HolderAnswer, Answer: &cp}, fx)
 	}}, false)

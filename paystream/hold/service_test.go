@@ -32,7 +32,9 @@ type town struct {
 	all   []*life
 	tabs  map[[2]peer.ID]tally.Amount // price charged, payer to holder
 	lie   func(t *Terms)              // what a holder says of its holds
-	room  *tally.Amount               // what the payer's tab has; nil: enough
+	// tabRoom is what the payer's tab has; nil: enough.
+	tabRoom *tally.Amount
+	ledger  *ledger // nil: no chain
 }
 
 // life is one node from its start to its end.
@@ -80,8 +82,12 @@ func (w *town) start(name string, store *durabletest.Crash) *life {
 	who := w.who[name]
 	l := &life{town: w, name: name, id: who.id, store: store, carrier: w.net.Join(who.id)}
 	var err error
+	var channels Channels
+	if w.ledger != nil {
+		channels = channelsOf{w.ledger, w, who.id}
+	}
 	l.Service, err = Open(w.t.Context(), Config{
-		Self: who.id, Realm: "test/karma", Key: who.key, Sign: who.priv.Sign, Store: store.Store,
+		Self: who.id, Channels: channels, Realm: "test/karma", Key: who.key, Sign: who.priv.Sign, Store: store.Store,
 		Policy:  Policy{Offer: name == "holder", PriceBase: 2, PricePPM: 1000},
 		Carrier: l.carrier, Wire: wireOf{w, who.id}, Meter: meterOf{w, who.id}, Logger: slog.New(slog.DiscardHandler),
 	})
@@ -210,8 +216,8 @@ func (m meterOf) Consume(context.Context, peer.ID, tally.Amount) (Booking, error
 func (m meterOf) Room(holder peer.ID) (tally.Amount, error) {
 	m.w.mu.Lock()
 	defer m.w.mu.Unlock()
-	if m.w.room != nil {
-		return *m.w.room, nil
+	if m.w.tabRoom != nil {
+		return *m.w.tabRoom, nil
 	}
 	return 1000, nil
 }
@@ -249,7 +255,7 @@ func TestNoRoomCostsNothing(t *testing.T) {
 	inTown(t, func(t *testing.T, w *town) {
 		payer, holder := w.start("payer", nil), w.start("holder", nil)
 		room := tally.Amount(99)
-		w.room = &room
+		w.tabRoom = &room
 		_, err := payer.Pay(t.Context(), w.request(100))
 		var none *RoomError
 		if !errors.As(err, &none) || !errors.Is(err, ErrNoRoom) || none.Room != 99 {

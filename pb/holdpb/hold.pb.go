@@ -51,6 +51,17 @@ const (
 	Status_STATUS_UNSUPPORTED Status = 10
 	// The node is in trouble; its operator's log says more.
 	Status_STATUS_INTERNAL Status = 11
+	// The statement is not the payee's, or about something else.
+	Status_STATUS_STATEMENT Status = 12
+	// A newer statement is here, or it ends too soon.
+	Status_STATUS_STALE Status = 13
+	// There is no open channel between the two, or it settles.
+	Status_STATUS_CHANNEL Status = 14
+	// The channel has too little free money.
+	Status_STATUS_ROOM Status = 15
+	// The mail, or its voucher, is not for the payee, or not good.
+	Status_STATUS_MAIL    Status = 16
+	Status_STATUS_VOUCHER Status = 17
 )
 
 // Enum value maps for Status.
@@ -68,6 +79,12 @@ var (
 		9:  "STATUS_BUSY",
 		10: "STATUS_UNSUPPORTED",
 		11: "STATUS_INTERNAL",
+		12: "STATUS_STATEMENT",
+		13: "STATUS_STALE",
+		14: "STATUS_CHANNEL",
+		15: "STATUS_ROOM",
+		16: "STATUS_MAIL",
+		17: "STATUS_VOUCHER",
 	}
 	Status_value = map[string]int32{
 		"STATUS_UNSPECIFIED": 0,
@@ -82,6 +99,12 @@ var (
 		"STATUS_BUSY":        9,
 		"STATUS_UNSUPPORTED": 10,
 		"STATUS_INTERNAL":    11,
+		"STATUS_STATEMENT":   12,
+		"STATUS_STALE":       13,
+		"STATUS_CHANNEL":     14,
+		"STATUS_ROOM":        15,
+		"STATUS_MAIL":        16,
+		"STATUS_VOUCHER":     17,
 	}
 )
 
@@ -126,6 +149,9 @@ type Request struct {
 	//	*Request_Release
 	//	*Request_Cancel
 	//	*Request_LaneStatement
+	//	*Request_Guard
+	//	*Request_Buy
+	//	*Request_Mail
 	Kind          isRequest_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -229,6 +255,33 @@ func (x *Request) GetLaneStatement() *LaneStatement {
 	return nil
 }
 
+func (x *Request) GetGuard() *Guard {
+	if x != nil {
+		if x, ok := x.Kind.(*Request_Guard); ok {
+			return x.Guard
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetBuy() *Buy {
+	if x != nil {
+		if x, ok := x.Kind.(*Request_Buy); ok {
+			return x.Buy
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetMail() *Mail {
+	if x != nil {
+		if x, ok := x.Kind.(*Request_Mail); ok {
+			return x.Mail
+		}
+	}
+	return nil
+}
+
 type isRequest_Kind interface {
 	isRequest_Kind()
 }
@@ -257,6 +310,18 @@ type Request_LaneStatement struct {
 	LaneStatement *LaneStatement `protobuf:"bytes,7,opt,name=lane_statement,json=laneStatement,proto3,oneof"`
 }
 
+type Request_Guard struct {
+	Guard *Guard `protobuf:"bytes,8,opt,name=guard,proto3,oneof"`
+}
+
+type Request_Buy struct {
+	Buy *Buy `protobuf:"bytes,9,opt,name=buy,proto3,oneof"`
+}
+
+type Request_Mail struct {
+	Mail *Mail `protobuf:"bytes,10,opt,name=mail,proto3,oneof"`
+}
+
 func (*Request_Park) isRequest_Kind() {}
 
 func (*Request_Poll) isRequest_Kind() {}
@@ -269,6 +334,12 @@ func (*Request_Cancel) isRequest_Kind() {}
 
 func (*Request_LaneStatement) isRequest_Kind() {}
 
+func (*Request_Guard) isRequest_Kind() {}
+
+func (*Request_Buy) isRequest_Kind() {}
+
+func (*Request_Mail) isRequest_Kind() {}
+
 // Response answers it.
 type Response struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -277,7 +348,13 @@ type Response struct {
 	// Of a park, also one that was refused for its price.
 	Parked *Parked `protobuf:"bytes,3,opt,name=parked,proto3" json:"parked,omitempty"`
 	// Of a list.
-	Listed        *Listed `protobuf:"bytes,4,opt,name=listed,proto3" json:"listed,omitempty"`
+	Listed *Listed `protobuf:"bytes,4,opt,name=listed,proto3" json:"listed,omitempty"`
+	// Of a lane_statement that asks: the text of the newest.
+	Statement []byte `protobuf:"bytes,5,opt,name=statement,proto3" json:"statement,omitempty"`
+	// Of a guard: the voucher in CBOR.
+	Guard []byte `protobuf:"bytes,6,opt,name=guard,proto3" json:"guard,omitempty"`
+	// Of a buy, also one that was refused for its price.
+	Sold          *Sold `protobuf:"bytes,7,opt,name=sold,proto3" json:"sold,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -336,6 +413,27 @@ func (x *Response) GetParked() *Parked {
 func (x *Response) GetListed() *Listed {
 	if x != nil {
 		return x.Listed
+	}
+	return nil
+}
+
+func (x *Response) GetStatement() []byte {
+	if x != nil {
+		return x.Statement
+	}
+	return nil
+}
+
+func (x *Response) GetGuard() []byte {
+	if x != nil {
+		return x.Guard
+	}
+	return nil
+}
+
+func (x *Response) GetSold() *Sold {
+	if x != nil {
+		return x.Sold
 	}
 	return nil
 }
@@ -809,12 +907,14 @@ func (x *Cancel) GetId() []byte {
 	return nil
 }
 
-// LaneStatement is a payee's signed word about the lanes of a channel to it, for a
-// payer that buys the holder's own voucher. It is not served yet, and answered with
-// STATUS_UNSUPPORTED.
+// LaneStatement is about a payee's signed word about the lanes of a channel to it, for
+// payers that buy the holder's own voucher.
 type LaneStatement struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Statement     []byte                 `protobuf:"bytes,1,opt,name=statement,proto3" json:"statement,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Payee to holder: its text, tallylane1….
+	Statement []byte `protobuf:"bytes,1,opt,name=statement,proto3" json:"statement,omitempty"`
+	// Payer to holder: the binary peer id of the payee whose statement is asked for.
+	Payee         []byte `protobuf:"bytes,2,opt,name=payee,proto3" json:"payee,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -856,11 +956,282 @@ func (x *LaneStatement) GetStatement() []byte {
 	return nil
 }
 
+func (x *LaneStatement) GetPayee() []byte {
+	if x != nil {
+		return x.Payee
+	}
+	return nil
+}
+
+// Guard asks for a voucher that keeps the channel open: payee to holder.
+type Guard struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Settle height, an epoch.
+	Height        uint64 `protobuf:"varint,1,opt,name=height,proto3" json:"height,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Guard) Reset() {
+	*x = Guard{}
+	mi := &file_holdpb_hold_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Guard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Guard) ProtoMessage() {}
+
+func (x *Guard) ProtoReflect() protoreflect.Message {
+	mi := &file_holdpb_hold_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Guard.ProtoReflect.Descriptor instead.
+func (*Guard) Descriptor() ([]byte, []int) {
+	return file_holdpb_hold_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Guard) GetHeight() uint64 {
+	if x != nil {
+		return x.Height
+	}
+	return 0
+}
+
+// Buy asks for a voucher of the holder's channel to a payee: payer to holder. Its hash
+// lock is opened by what the holder shows for a packet of the amount.
+type Buy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 16 random bytes of the payer; also the part id of its packet.
+	Id []byte `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Binary peer id.
+	Payee   []byte `protobuf:"bytes,2,opt,name=payee,proto3" json:"payee,omitempty"`
+	Channel string `protobuf:"bytes,3,opt,name=channel,proto3" json:"channel,omitempty"`
+	// Units, below 2^62.
+	Amount uint64 `protobuf:"varint,4,opt,name=amount,proto3" json:"amount,omitempty"`
+	// The voucher's last epoch.
+	Deadline uint64 `protobuf:"varint,5,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	// What the sale may cost, on the payer's tab.
+	MaxPrice uint64 `protobuf:"varint,6,opt,name=max_price,json=maxPrice,proto3" json:"max_price,omitempty"`
+	// Nothing is signed; only the price is asked for.
+	Quote         bool `protobuf:"varint,7,opt,name=quote,proto3" json:"quote,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Buy) Reset() {
+	*x = Buy{}
+	mi := &file_holdpb_hold_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Buy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Buy) ProtoMessage() {}
+
+func (x *Buy) ProtoReflect() protoreflect.Message {
+	mi := &file_holdpb_hold_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Buy.ProtoReflect.Descriptor instead.
+func (*Buy) Descriptor() ([]byte, []int) {
+	return file_holdpb_hold_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Buy) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Buy) GetPayee() []byte {
+	if x != nil {
+		return x.Payee
+	}
+	return nil
+}
+
+func (x *Buy) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *Buy) GetAmount() uint64 {
+	if x != nil {
+		return x.Amount
+	}
+	return 0
+}
+
+func (x *Buy) GetDeadline() uint64 {
+	if x != nil {
+		return x.Deadline
+	}
+	return 0
+}
+
+func (x *Buy) GetMaxPrice() uint64 {
+	if x != nil {
+		return x.MaxPrice
+	}
+	return 0
+}
+
+func (x *Buy) GetQuote() bool {
+	if x != nil {
+		return x.Quote
+	}
+	return false
+}
+
+// Sold is the holder's answer.
+type Sold struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Price uint64                 `protobuf:"varint,1,opt,name=price,proto3" json:"price,omitempty"`
+	// The price is booked by this answer.
+	Charged bool `protobuf:"varint,2,opt,name=charged,proto3" json:"charged,omitempty"`
+	// BLAKE2b-256 of the preimage that opens the voucher.
+	Hash []byte `protobuf:"bytes,3,opt,name=hash,proto3" json:"hash,omitempty"`
+	// CBOR.
+	Voucher       []byte `protobuf:"bytes,4,opt,name=voucher,proto3" json:"voucher,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sold) Reset() {
+	*x = Sold{}
+	mi := &file_holdpb_hold_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sold) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sold) ProtoMessage() {}
+
+func (x *Sold) ProtoReflect() protoreflect.Message {
+	mi := &file_holdpb_hold_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sold.ProtoReflect.Descriptor instead.
+func (*Sold) Descriptor() ([]byte, []int) {
+	return file_holdpb_hold_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Sold) GetPrice() uint64 {
+	if x != nil {
+		return x.Price
+	}
+	return 0
+}
+
+func (x *Sold) GetCharged() bool {
+	if x != nil {
+		return x.Charged
+	}
+	return false
+}
+
+func (x *Sold) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *Sold) GetVoucher() []byte {
+	if x != nil {
+		return x.Voucher
+	}
+	return nil
+}
+
+// Mail gives a payee what was bought for it: payer to payee.
+type Mail struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its text, tallymail1….
+	Mail          []byte `protobuf:"bytes,1,opt,name=mail,proto3" json:"mail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Mail) Reset() {
+	*x = Mail{}
+	mi := &file_holdpb_hold_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Mail) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Mail) ProtoMessage() {}
+
+func (x *Mail) ProtoReflect() protoreflect.Message {
+	mi := &file_holdpb_hold_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Mail.ProtoReflect.Descriptor instead.
+func (*Mail) Descriptor() ([]byte, []int) {
+	return file_holdpb_hold_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Mail) GetMail() []byte {
+	if x != nil {
+		return x.Mail
+	}
+	return nil
+}
+
 var File_holdpb_hold_proto protoreflect.FileDescriptor
 
 const file_holdpb_hold_proto_rawDesc = "" +
 	"\n" +
-	"\x11holdpb/hold.proto\x12\x06holdpb\"\xaf\x02\n" +
+	"\x11holdpb/hold.proto\x12\x06holdpb\"\x9b\x03\n" +
 	"\aRequest\x12\x19\n" +
 	"\bclock_ms\x18\x01 \x01(\x04R\aclockMs\x12\"\n" +
 	"\x04park\x18\x02 \x01(\v2\f.holdpb.ParkH\x00R\x04park\x12\"\n" +
@@ -868,13 +1239,20 @@ const file_holdpb_hold_proto_rawDesc = "" +
 	"\x04list\x18\x04 \x01(\v2\f.holdpb.ListH\x00R\x04list\x12+\n" +
 	"\arelease\x18\x05 \x01(\v2\x0f.holdpb.ReleaseH\x00R\arelease\x12(\n" +
 	"\x06cancel\x18\x06 \x01(\v2\x0e.holdpb.CancelH\x00R\x06cancel\x12>\n" +
-	"\x0elane_statement\x18\a \x01(\v2\x15.holdpb.LaneStatementH\x00R\rlaneStatementB\x06\n" +
-	"\x04kind\"\x9d\x01\n" +
+	"\x0elane_statement\x18\a \x01(\v2\x15.holdpb.LaneStatementH\x00R\rlaneStatement\x12%\n" +
+	"\x05guard\x18\b \x01(\v2\r.holdpb.GuardH\x00R\x05guard\x12\x1f\n" +
+	"\x03buy\x18\t \x01(\v2\v.holdpb.BuyH\x00R\x03buy\x12\"\n" +
+	"\x04mail\x18\n" +
+	" \x01(\v2\f.holdpb.MailH\x00R\x04mailB\x06\n" +
+	"\x04kind\"\xf3\x01\n" +
 	"\bResponse\x12\x19\n" +
 	"\bclock_ms\x18\x01 \x01(\x04R\aclockMs\x12&\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x0e.holdpb.StatusR\x06status\x12&\n" +
 	"\x06parked\x18\x03 \x01(\v2\x0e.holdpb.ParkedR\x06parked\x12&\n" +
-	"\x06listed\x18\x04 \x01(\v2\x0e.holdpb.ListedR\x06listed\"\xdb\x01\n" +
+	"\x06listed\x18\x04 \x01(\v2\x0e.holdpb.ListedR\x06listed\x12\x1c\n" +
+	"\tstatement\x18\x05 \x01(\fR\tstatement\x12\x14\n" +
+	"\x05guard\x18\x06 \x01(\fR\x05guard\x12 \n" +
+	"\x04sold\x18\a \x01(\v2\f.holdpb.SoldR\x04sold\"\xdb\x01\n" +
 	"\x04Hold\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x14\n" +
 	"\x05payee\x18\x02 \x01(\fR\x05payee\x12\x12\n" +
@@ -904,9 +1282,27 @@ const file_holdpb_hold_proto_rawDesc = "" +
 	"\aRelease\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\"\x18\n" +
 	"\x06Cancel\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\fR\x02id\"-\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\"C\n" +
 	"\rLaneStatement\x12\x1c\n" +
-	"\tstatement\x18\x01 \x01(\fR\tstatement*\xf7\x01\n" +
+	"\tstatement\x18\x01 \x01(\fR\tstatement\x12\x14\n" +
+	"\x05payee\x18\x02 \x01(\fR\x05payee\"\x1f\n" +
+	"\x05Guard\x12\x16\n" +
+	"\x06height\x18\x01 \x01(\x04R\x06height\"\xac\x01\n" +
+	"\x03Buy\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x14\n" +
+	"\x05payee\x18\x02 \x01(\fR\x05payee\x12\x18\n" +
+	"\achannel\x18\x03 \x01(\tR\achannel\x12\x16\n" +
+	"\x06amount\x18\x04 \x01(\x04R\x06amount\x12\x1a\n" +
+	"\bdeadline\x18\x05 \x01(\x04R\bdeadline\x12\x1b\n" +
+	"\tmax_price\x18\x06 \x01(\x04R\bmaxPrice\x12\x14\n" +
+	"\x05quote\x18\a \x01(\bR\x05quote\"d\n" +
+	"\x04Sold\x12\x14\n" +
+	"\x05price\x18\x01 \x01(\x04R\x05price\x12\x18\n" +
+	"\acharged\x18\x02 \x01(\bR\acharged\x12\x12\n" +
+	"\x04hash\x18\x03 \x01(\fR\x04hash\x12\x18\n" +
+	"\avoucher\x18\x04 \x01(\fR\avoucher\"\x1a\n" +
+	"\x04Mail\x12\x12\n" +
+	"\x04mail\x18\x01 \x01(\fR\x04mail*\xe9\x02\n" +
 	"\x06Status\x12\x16\n" +
 	"\x12STATUS_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tSTATUS_OK\x10\x01\x12\x10\n" +
@@ -920,7 +1316,13 @@ const file_holdpb_hold_proto_rawDesc = "" +
 	"\vSTATUS_BUSY\x10\t\x12\x16\n" +
 	"\x12STATUS_UNSUPPORTED\x10\n" +
 	"\x12\x13\n" +
-	"\x0fSTATUS_INTERNAL\x10\vB'Z%github.com/tallystick/tally/pb/holdpbb\x06proto3"
+	"\x0fSTATUS_INTERNAL\x10\v\x12\x14\n" +
+	"\x10STATUS_STATEMENT\x10\f\x12\x10\n" +
+	"\fSTATUS_STALE\x10\r\x12\x12\n" +
+	"\x0eSTATUS_CHANNEL\x10\x0e\x12\x0f\n" +
+	"\vSTATUS_ROOM\x10\x0f\x12\x0f\n" +
+	"\vSTATUS_MAIL\x10\x10\x12\x12\n" +
+	"\x0eSTATUS_VOUCHER\x10\x11B'Z%github.com/tallystick/tally/pb/holdpbb\x06proto3"
 
 var (
 	file_holdpb_hold_proto_rawDescOnce sync.Once
@@ -935,7 +1337,7 @@ func file_holdpb_hold_proto_rawDescGZIP() []byte {
 }
 
 var file_holdpb_hold_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_holdpb_hold_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_holdpb_hold_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_holdpb_hold_proto_goTypes = []any{
 	(Status)(0),           // 0: holdpb.Status
 	(*Request)(nil),       // 1: holdpb.Request
@@ -949,6 +1351,10 @@ var file_holdpb_hold_proto_goTypes = []any{
 	(*Release)(nil),       // 9: holdpb.Release
 	(*Cancel)(nil),        // 10: holdpb.Cancel
 	(*LaneStatement)(nil), // 11: holdpb.LaneStatement
+	(*Guard)(nil),         // 12: holdpb.Guard
+	(*Buy)(nil),           // 13: holdpb.Buy
+	(*Sold)(nil),          // 14: holdpb.Sold
+	(*Mail)(nil),          // 15: holdpb.Mail
 }
 var file_holdpb_hold_proto_depIdxs = []int32{
 	4,  // 0: holdpb.Request.park:type_name -> holdpb.Park
@@ -957,16 +1363,20 @@ var file_holdpb_hold_proto_depIdxs = []int32{
 	9,  // 3: holdpb.Request.release:type_name -> holdpb.Release
 	10, // 4: holdpb.Request.cancel:type_name -> holdpb.Cancel
 	11, // 5: holdpb.Request.lane_statement:type_name -> holdpb.LaneStatement
-	0,  // 6: holdpb.Response.status:type_name -> holdpb.Status
-	5,  // 7: holdpb.Response.parked:type_name -> holdpb.Parked
-	8,  // 8: holdpb.Response.listed:type_name -> holdpb.Listed
-	3,  // 9: holdpb.Park.hold:type_name -> holdpb.Hold
-	3,  // 10: holdpb.Listed.holds:type_name -> holdpb.Hold
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	12, // 6: holdpb.Request.guard:type_name -> holdpb.Guard
+	13, // 7: holdpb.Request.buy:type_name -> holdpb.Buy
+	15, // 8: holdpb.Request.mail:type_name -> holdpb.Mail
+	0,  // 9: holdpb.Response.status:type_name -> holdpb.Status
+	5,  // 10: holdpb.Response.parked:type_name -> holdpb.Parked
+	8,  // 11: holdpb.Response.listed:type_name -> holdpb.Listed
+	14, // 12: holdpb.Response.sold:type_name -> holdpb.Sold
+	3,  // 13: holdpb.Park.hold:type_name -> holdpb.Hold
+	3,  // 14: holdpb.Listed.holds:type_name -> holdpb.Hold
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_holdpb_hold_proto_init() }
@@ -981,6 +1391,9 @@ func file_holdpb_hold_proto_init() {
 		(*Request_Release)(nil),
 		(*Request_Cancel)(nil),
 		(*Request_LaneStatement)(nil),
+		(*Request_Guard)(nil),
+		(*Request_Buy)(nil),
+		(*Request_Mail)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -988,7 +1401,7 @@ func file_holdpb_hold_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdpb_hold_proto_rawDesc), len(file_holdpb_hold_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

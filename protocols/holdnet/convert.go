@@ -109,6 +109,13 @@ var statuses = [...]struct {
 	{hold.ErrTooLate, holdpb.Status_STATUS_TOO_LATE},
 	{hold.ErrTerms, holdpb.Status_STATUS_TERMS},
 	{hold.ErrBusy, holdpb.Status_STATUS_BUSY},
+	{hold.ErrStatement, holdpb.Status_STATUS_STATEMENT},
+	{hold.ErrStale, holdpb.Status_STATUS_STALE},
+	{hold.ErrChannel, holdpb.Status_STATUS_CHANNEL},
+	{hold.ErrLaneRoom, holdpb.Status_STATUS_ROOM},
+	{hold.ErrMail, holdpb.Status_STATUS_MAIL},
+	{hold.ErrVoucher, holdpb.Status_STATUS_VOUCHER},
+	{hold.ErrNoChannels, holdpb.Status_STATUS_UNSUPPORTED},
 }
 
 // statusOf is an error as a peer hears it. What it does not have to know is
@@ -152,6 +159,7 @@ func errOf(from peer.ID, s holdpb.Status) error {
 	for _, m := range statuses {
 		if m.status == s {
 			e.cause = m.err
+			break
 		}
 	}
 	return e

@@ -46,6 +46,7 @@ type Server interface {
 	Release(ctx context.Context, from peer.ID, id hold.ID) error
 	Cancel(ctx context.Context, from peer.ID, id hold.ID) (hold.State, error)
 	Collect(holder peer.ID)
+	Trader
 }
 
 // Service carries requests both ways.
@@ -217,8 +218,10 @@ func answer(ctx context.Context, server Server, self, from peer.ID, q *holdpb.Re
 	case *holdpb.Request_Poll:
 		server.Collect(from)
 		a.Status = holdpb.Status_STATUS_OK
-	default: // of a later version, or nothing
-		a.Status = holdpb.Status_STATUS_UNSUPPORTED
+	default:
+		if err := trade(ctx, server, self, from, q, a); err != nil {
+			return nil, err
+		}
 	}
 	return a, nil
 }

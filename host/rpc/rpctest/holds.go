@@ -155,6 +155,47 @@ func (w holdWire) Poll(_ context.Context, payee peer.ID, _ int) error {
 	return err
 }
 
+func (w holdWire) Statement(ctx context.Context, holder, payee peer.ID) (hold.LaneStatement, error) {
+	s, err := w.to(holder)
+	if err != nil {
+		return hold.LaneStatement{}, err
+	}
+	return s.GiveStatement(ctx, w.self, payee)
+}
+
+func (w holdWire) Deposit(ctx context.Context, holder peer.ID, st *hold.LaneStatement) error {
+	s, err := w.to(holder)
+	if err != nil {
+		return err
+	}
+	return s.TakeStatement(ctx, w.self, st)
+}
+
+func (w holdWire) Guard(ctx context.Context, holder peer.ID, height int64) ([]byte, error) {
+	s, err := w.to(holder)
+	if err != nil {
+		return nil, err
+	}
+	return s.GiveGuard(ctx, w.self, height)
+}
+
+func (w holdWire) Buy(ctx context.Context, p *hold.Purchase, price tally.Amount, quote bool) (hold.SoldReply, error) {
+	s, err := w.to(p.Holder)
+	if err != nil {
+		return hold.SoldReply{}, err
+	}
+	return s.Sell(ctx, w.self, p, price, quote)
+}
+
+func (w holdWire) Mail(ctx context.Context, payee peer.ID, m *hold.Mail) error {
+	s, err := w.to(payee)
+	if err != nil {
+		return err
+	}
+	_, err = s.TakeMail(ctx, m)
+	return err
+}
+
 // freeMeter books nothing.
 type freeMeter struct{}
 

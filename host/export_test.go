@@ -1,0 +1,11 @@
+package host
+
+import (
+	"github.com/tallystick/tally/paych"
+	"github.com/tallystick/tally/paystream/hold"
+)
+
+// VoucherChannels is what holds of a node with these channels work on.
+func VoucherChannels(m *paych.Manager, c paych.Chain, l linker) hold.Channels {
+	return &voucherChannels{manager: m, chain: c, links: l}
+}
