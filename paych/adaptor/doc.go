@@ -26,6 +26,9 @@
 // bytes, under a tag that no plain signature uses. What leaves once is saved before,
 // and the same bytes are sent again: Encrypt is not asked twice.
 //
+// What y is, is its holder's: a number that it drew, or the s of a BIP 340 signature that
+// it sells (Commitment; BIP 340's vectors are in testdata).
+//
 // Secrets (key, nonce, y) are multiplied in constant time. What is public already
 // takes the faster ways.
 package adaptor
