@@ -43,11 +43,13 @@ func (s *Slots) checkSlot(l *slot) error {
 		return broken("nonce-pairs", "lane %d rests at nonce %d, paid at %d: a lock takes two", l.lane, l.nonce, l.paid)
 	case l.base >= maxTotal || l.amount >= maxTotal || l.total() >= maxTotal:
 		return broken("bounded-totals", "lane %d: %d and %d", l.lane, l.base, l.amount)
+	case !s.terms.takes(l.point), l.phase == Free && l.point != 0:
+		return broken("point-or-hash", "lane %d is %s under a lock of kind %d", l.lane, l.phase, l.point)
 	case l.phase == Free && (l.id != 0 || l.amount != 0 || l.expires != 0 || l.hash != tally.Hashlock{} || l.raw != ""):
 		return broken("rest-is-empty", "lane %d is free and has lock %d", l.lane, l.id)
 	case l.phase != Free && (l.amount == 0 || l.expires <= 0):
 		return broken("lock-is-whole", "lane %d is %s with %d until %d", l.lane, l.phase, l.amount, l.expires)
-	case l.phase == Opened && !l.preimage.Opens(l.hash), l.phase != Opened && l.preimage != zero:
+	case l.phase == Opened && !s.terms.opens(l.point, l.hash, l.preimage), l.phase != Opened && l.preimage != zero:
 		return broken("opened-by-preimage", "lane %d is %s", l.lane, l.phase)
 	case s.role == Payer && l.phase == Given, s.role == Payee && l.cancelNonce != 0:
 		return broken("payee-cancels", "lane %d of the %s is %s, cancel %d", l.lane, s.role, l.phase, l.cancelNonce)

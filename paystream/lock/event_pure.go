@@ -55,10 +55,12 @@ const (
 
 // Event is one input of Step.
 type Event struct {
-	Kind     EventKind
-	ID       uint64
-	Amount   tally.Amount
-	Hash     tally.Hashlock
+	Kind   EventKind
+	ID     uint64
+	Amount tally.Amount
+	Hash   tally.Hashlock
+	// Point, of an offer under a point: its first byte; Hash is its x.
+	Point    byte
 	Expires  int64
 	Long     bool
 	Preimage tally.Preimage

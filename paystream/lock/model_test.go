@@ -38,6 +38,10 @@ type scope struct {
 	long  bool   // also locks that end late, and under a guard
 	end   int64  // where nobody settles, the channel is settled here
 	most  int    // states; 0: all
+	// points are the ids of locks under a point. hollow: their encrypted signatures are
+	// of nothing, as where a payee does not check them.
+	points [modelLocks + 1]bool
+	hollow bool
 }
 
 // The scopes that a search can be through with.
@@ -62,12 +66,27 @@ func idAddress(n uint64) address.Address {
 	return a
 }
 
+// first is a lock's kind: 2 of a point, of which x is the preimage's hash here.
+func (sc *scope) first(id uint64) byte {
+	if sc.points[id] {
+		return 2
+	}
+	return 0
+}
+
+func modelOpens(y [33]byte, secret tally.Preimage) bool {
+	return y[0] == 2 && secret.Opens(tally.Hashlock(y[1:]))
+}
+
+// sealed reports whether a voucher is worth something only with a secret.
+func (v *Voucher) sealed() bool { return v.Locked || v.Point != 0 }
+
 func modelPreimage(id uint64) tally.Preimage { return tally.Preimage{byte(id)} }
 
 // modelTerms are small, with every time above 0 and different enough to be told
 // apart.
 func modelTerms() Terms {
-	return Terms{Finality: 1, Inclusion: 1, Grace: 1, SettleDelay: 7, Margin: 3, Extension: 5, Slots: 1}
+	return Terms{Finality: 1, Inclusion: 1, Grace: 1, SettleDelay: 7, Margin: 3, Extension: 5, Slots: 1, OpensPoint: modelOpens}
 }
 
 var modelEnv = actor.Env{
@@ -101,7 +120,7 @@ type signed struct {
 }
 
 func (x signed) String() string {
-	return fmt.Sprintf("%v%d.%d/%d/%d/%d/%x", x.payer, x.v.Lane, x.v.Nonce, x.v.Amount, x.v.Expires, x.v.MinSettle, x.v.Hash[:2])
+	return fmt.Sprintf("%v%d.%d/%d/%d/%d/%d/%x", x.payer, x.v.Lane, x.v.Nonce, x.v.Amount, x.v.Expires, x.v.MinSettle, x.v.Point, x.v.Hash[:2])
 }
 
 // pending is a message of the honest side on its way to the chain.
@@ -214,9 +233,10 @@ func (m *model) apply(x signed, secret uint64) bool {
 		signer, caller = modelPayee, modelPayer
 	}
 	var raw []byte
-	if x.v.Locked {
-		p := modelPreimage(secret)
+	if p := modelPreimage(secret); x.v.Locked {
 		raw = p[:]
+	} else if x.v.Point != 0 && (p.Hashlock() != x.v.Hash || m.scope.hollow) {
+		return false // its signature cannot be completed
 	}
 	r := actor.Apply(&m.st, modelBalance, abi.ChainEpoch(m.now), abi.ChainEpoch(modelTerms().SettleDelay), caller,
 		actor.Redeem(modelVoucher(x.v, signer), raw), modelEnv)
@@ -224,7 +244,7 @@ func (m *model) apply(x signed, secret uint64) bool {
 		return false
 	}
 	m.st = *r.State
-	if x.v.Locked {
+	if x.v.sealed() {
 		m.used[secret] = true
 		m.knows[secret] = true
 	}
@@ -413,7 +433,7 @@ func (m *model) look(w *weakness) {
 		// The account's own watcher: the best voucher without a lock.
 		var best *signed
 		for _, x := range m.account {
-			if x.payer && !x.v.Locked && x.v.Lane == 1 && (best == nil || x.v.Nonce > best.v.Nonce) {
+			if x.payer && !x.v.sealed() && x.v.Lane == 1 && (best == nil || x.v.Nonce > best.v.Nonce) {
 				best = &x
 			}
 		}
@@ -497,12 +517,12 @@ func (m *model) next(w *weakness) []*model {
 			x := m.heard[k]
 			if m.role == Payer { // it knows every preimage
 				for id := uint64(1); id <= modelLocks; id++ {
-					if x.v.Locked && modelPreimage(id).Hashlock() == x.v.Hash {
+					if x.v.sealed() && modelPreimage(id).Hashlock() == x.v.Hash {
 						move("neighbour submits "+k, func(c *model) bool { return c.apply(x, id) })
 					}
 				}
 			}
-			if !x.v.Locked && x.payer == (m.role == Payer) {
+			if !x.v.sealed() && x.payer == (m.role == Payer) {
 				move("neighbour submits "+k, func(c *model) bool { return c.apply(x, 0) })
 			}
 		}
@@ -536,7 +556,7 @@ func (m *model) nextPayer(w *weakness, move mover, event evener) {
 		}
 		for _, until := range untils {
 			event("offer", func(c *model) { c.offered++ }, Event{
-				Kind: EvOffer, ID: id, Amount: modelAmounts[id], Hash: modelPreimage(id).Hashlock(), Expires: until, Long: true,
+				Kind: EvOffer, ID: id, Amount: modelAmounts[id], Hash: modelPreimage(id).Hashlock(), Point: m.scope.first(id), Expires: until, Long: true,
 			})
 		}
 	}
@@ -570,7 +590,7 @@ func (m *model) nextPayee(event evener) {
 			for _, until := range untils {
 				for _, total := range [...]tally.Amount{l.base + modelAmounts[id], l.base + modelAmounts[id] - 2} {
 					ev := Event{Kind: EvLock, ID: id, Amount: modelAmounts[id], Voucher: Voucher{
-						Lane: 1, Nonce: nonce, Amount: total, Locked: true, Hash: modelPreimage(id).Hashlock(), Expires: until,
+						Lane: 1, Nonce: nonce, Amount: total, Locked: !m.scope.points[id], Hash: modelPreimage(id).Hashlock(), Point: m.scope.first(id), Expires: until,
 					}}
 					event("lock", func(c *model) { c.offered++ }, ev)
 					if until > t.Horizon(m.now) {
@@ -636,7 +656,19 @@ func TestNoLosingState(t *testing.T) {
 		two.end = 1
 	}
 	for _, role := range [...]Role{Payer, Payee} {
-		for name, sc := range map[string]scope{"one lock": oneLock, "two locks": two} {
+		scopes := map[string]scope{"one lock": oneLock, "two locks": two}
+		// Under a point all is the same but who can submit what. Where there is time both
+		// kinds follow each other.
+		point, both := scope{locks: 1, end: 1}, two
+		point.points[1], both.points[2] = true, true
+		scopes["a point lock"] = point
+		if os.Getenv("TALLY_LONG") != "" {
+			scopes["hash and point"] = both
+			long := oneLock
+			long.points[1] = true
+			scopes["a long point lock"] = long
+		}
+		for name, sc := range scopes {
 			t.Run(role.String()+", "+name, func(t *testing.T) {
 				visited, loss := explore(role, &weakness{}, &sc)
 				t.Logf("%d states", visited)
@@ -645,6 +677,17 @@ func TestNoLosingState(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A payee that does not check an encrypted signature before it takes the lock shows the
+// secret for nothing.
+func TestHollowPointLockLoses(t *testing.T) {
+	sc := scope{locks: 1, end: 1, hollow: true, most: 40_000}
+	sc.points[1] = true
+	visited, loss := explore(Payee, &weakness{}, &sc)
+	if loss == "" {
+		t.Fatalf("%d states, and no loss", visited)
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 // given up at once: without a CANCEL the payer would have to wait for its end.
 func (s *Slots) take(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 	v := &ev.Voucher
-	if err := s.terms.form(v, KindLock); err != nil {
+	if err := s.terms.formLock(v); err != nil {
 		return fx, err
 	}
 	l, err := s.at(v.Lane)
@@ -52,7 +52,7 @@ const maxNonce = 1 << 62
 // again answers a LOCK that we have had.
 func (s *Slots) again(l *slot, ev *Event, fx []Effect) ([]Effect, error) {
 	v, have := &ev.Voucher, l.lockVoucher()
-	if ev.ID != l.id || v.Amount != have.Amount || v.Hash != have.Hash || v.Expires != have.Expires || ev.Amount != l.amount {
+	if ev.ID != l.id || v.Amount != have.Amount || v.Hash != have.Hash || v.Point != have.Point || v.Expires != have.Expires || ev.Amount != l.amount {
 		return fx, fmt.Errorf("%w: %d", ErrConflict, ev.ID)
 	}
 	if l.phase == Given {
@@ -76,7 +76,7 @@ func (s *Slots) hold(now int64, l *slot, ev *Event, fx []Effect) ([]Effect, erro
 	if err != nil && !errors.Is(err, ErrGuard) {
 		return fx, err
 	}
-	l.id, l.amount, l.hash, l.expires = ev.ID, ev.Amount, v.Hash, v.Expires
+	l.id, l.amount, l.hash, l.point, l.expires = ev.ID, ev.Amount, v.Hash, v.Point, v.Expires
 	if err == nil {
 		err = s.fits(now, v.Expires)
 	}
@@ -175,7 +175,7 @@ func (s *Slots) fulfil(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 		return fx, ErrGivenUp
 	case l.phase == Opened:
 		return s.sendFulfil(l, fx), nil
-	case !ev.Preimage.Opens(l.hash):
+	case !s.terms.opens(l.point, l.hash, ev.Preimage):
 		return fx, ErrPreimage
 	case !ev.Owed && l.expires < now+s.terms.Inclusion+1:
 		// Who shows it later may be paid by nobody.

@@ -10,7 +10,7 @@ import (
 // after a crash the same one is signed again, or none.
 func (s *Slots) offer(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 	if l := s.of(ev.ID); l != nil {
-		if l.amount != ev.Amount || l.hash != ev.Hash || l.expires != ev.Expires {
+		if l.amount != ev.Amount || l.hash != ev.Hash || l.point != ev.Point || l.expires != ev.Expires {
 			return fx, fmt.Errorf("%w: %d", ErrConflict, ev.ID)
 		}
 		return s.resend(l, fx), nil
@@ -18,6 +18,8 @@ func (s *Slots) offer(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 	t := &s.terms
 	long := ev.Expires > t.Horizon(now)-t.Skew
 	switch {
+	case !t.takes(ev.Point):
+		return fx, ErrPoint
 	case s.head.SettlingAt != 0 || s.head.Gone:
 		return fx, ErrSettling
 	case ev.Amount == 0 || ev.Amount >= maxTotal:
@@ -41,7 +43,7 @@ func (s *Slots) offer(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 		return fx, fmt.Errorf("%w: %d on top of %d", ErrAmount, ev.Amount, l.base)
 	}
 	l.move(Locked)
-	l.id, l.amount, l.hash, l.expires, l.unsent = ev.ID, ev.Amount, ev.Hash, ev.Expires, true
+	l.id, l.amount, l.hash, l.point, l.expires, l.unsent = ev.ID, ev.Amount, ev.Hash, ev.Point, ev.Expires, true
 	fx = append(fx, Effect{Kind: FxSave, Lane: l.lane, ID: l.id})
 	if long {
 		if l.guard = t.Hold(ev.Expires); l.guard > s.guardHeight {
@@ -141,7 +143,7 @@ func (s *Slots) opened(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 		return s.resend(l, fx), nil
 	}
 	switch {
-	case !ev.Preimage.Opens(l.hash):
+	case !s.terms.opens(l.point, l.hash, ev.Preimage):
 		return fx, ErrPreimage
 	case !ev.OnChain && now > l.expires:
 		return fx, fmt.Errorf("%w: the lock ended at %d", ErrLate, l.expires)
@@ -247,7 +249,7 @@ func (s *Slots) answer(l *slot, ev *Event, fx []Effect) []Effect {
 // showed.
 func (s *Slots) Open(p *tally.Preimage) (id uint64, ok bool) {
 	for i := range s.slots {
-		if l := &s.slots[i]; l.phase == Locked && p.Opens(l.hash) {
+		if l := &s.slots[i]; l.phase == Locked && s.terms.opens(l.point, l.hash, *p) {
 			return l.id, true
 		}
 	}

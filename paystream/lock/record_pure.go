@@ -23,7 +23,7 @@ const (
 // Record is what has to be on disk of a lane: slot or guard.
 //
 //	slot   u64 nonce | paid | base | id | amount | expires | guard |
-//	       cancel nonce | cancel amount | until | 0 |
+//	       cancel nonce | cancel amount | until | point |
 //	       32 hash | 32 preimage | u8 phase | u8 retired
 //	guard  u64 nonce | height
 func (s *Slots) Record(lane uint64) []byte {
@@ -38,7 +38,7 @@ func (s *Slots) Record(lane uint64) []byte {
 	b := make([]byte, 0, slotRecord)
 	for _, n := range [...]uint64{
 		l.nonce, l.paid, uint64(l.base), l.id, uint64(l.amount), uint64(l.expires), uint64(l.guard),
-		l.cancelNonce, uint64(l.cancelAmount), uint64(l.until), 0,
+		l.cancelNonce, uint64(l.cancelAmount), uint64(l.until), uint64(l.point),
 	} {
 		b = binary.BigEndian.AppendUint64(b, n)
 	}
@@ -66,14 +66,14 @@ func (s *Slots) Restore(lane uint64, rec []byte) error {
 	if err != nil {
 		return err
 	}
-	if len(rec) != slotRecord || rec[slotRecord-2] >= byte(len(phaseWords)) || rec[slotRecord-1] > 1 || u64(10) != 0 {
+	if len(rec) != slotRecord || rec[slotRecord-2] >= byte(len(phaseWords)) || rec[slotRecord-1] > 1 || u64(10) > 3 {
 		return fmt.Errorf("%w: lane %d, %d bytes", ErrRecord, lane, len(rec))
 	}
 	l := slot{
 		lane: lane, nonce: u64(0), paid: u64(1), base: tally.Amount(u64(2)),
 		id: u64(3), amount: tally.Amount(u64(4)), expires: int64(u64(5)), guard: int64(u64(6)),
 		cancelNonce: u64(7), cancelAmount: tally.Amount(u64(8)), until: int64(u64(9)),
-		hash: tally.Hashlock(rec[88:120]), preimage: tally.Preimage(rec[120:152]),
+		point: byte(u64(10)), hash: tally.Hashlock(rec[88:120]), preimage: tally.Preimage(rec[120:152]),
 		phase: Phase(rec[slotRecord-2]), retired: rec[slotRecord-1] == 1,
 	}
 	if l.nonce >= maxNonce {

@@ -68,6 +68,7 @@ type slot struct {
 	id      uint64
 	amount  tally.Amount
 	hash    tally.Hashlock
+	point   byte // the first byte of a point whose x is hash; 0: it is a hash
 	expires int64
 	// guard is the settle height that the lock needs, 0 where it needs none.
 	guard    int64
@@ -104,7 +105,7 @@ func (s *slot) rest(paid bool) {
 		s.paid = s.nonce
 	}
 	s.move(Free)
-	s.id, s.amount, s.hash, s.expires, s.guard, s.preimage = 0, 0, tally.Hashlock{}, 0, 0, tally.Preimage{}
+	s.id, s.amount, s.hash, s.point, s.expires, s.guard, s.preimage = 0, 0, tally.Hashlock{}, 0, 0, 0, tally.Preimage{}
 	s.raw, s.acked, s.unsent = "", false, false
 }
 
@@ -112,7 +113,7 @@ func (s *slot) total() tally.Amount { return s.base + s.amount }
 
 // lockVoucher, unlock and cancel are the three of the slot's lock.
 func (s *slot) lockVoucher() Voucher {
-	return Voucher{Lane: s.lane, Nonce: s.nonce + 1, Amount: s.total(), Locked: true, Hash: s.hash, Expires: s.expires}
+	return Voucher{Lane: s.lane, Nonce: s.nonce + 1, Amount: s.total(), Locked: s.point == 0, Hash: s.hash, Point: s.point, Expires: s.expires}
 }
 
 func (s *slot) unlock() Voucher {
@@ -150,11 +151,13 @@ func (s *Slots) Role() Role { return s.role }
 
 // Lock is what is known of one, for the eye.
 type Lock struct {
-	ID      uint64
-	Lane    uint64
-	Phase   Phase
-	Amount  tally.Amount
-	Hash    tally.Hashlock
+	ID     uint64
+	Lane   uint64
+	Phase  Phase
+	Amount tally.Amount
+	Hash   tally.Hashlock
+	// Point is 0, or the first byte of the point whose x is Hash.
+	Point   byte
 	Expires int64
 	// Acked: of ours, the payee holds it.
 	Acked bool
@@ -165,7 +168,7 @@ func (s *Slots) Locks() []Lock {
 	var list []Lock
 	for i := range s.slots {
 		if l := &s.slots[i]; l.phase != Free {
-			list = append(list, Lock{ID: l.id, Lane: l.lane, Phase: l.phase, Amount: l.amount, Hash: l.hash, Expires: l.expires, Acked: l.acked})
+			list = append(list, Lock{ID: l.id, Lane: l.lane, Phase: l.phase, Amount: l.amount, Hash: l.hash, Point: l.point, Expires: l.expires, Acked: l.acked})
 		}
 	}
 	return list

@@ -25,6 +25,9 @@ func (s *slot) digest() [32]byte {
 		for _, n := range [...]uint64{s.nonce + 1, s.id, uint64(s.amount), uint64(s.expires)} {
 			b = binary.BigEndian.AppendUint64(b, n)
 		}
+		if s.point != 0 {
+			b = append(b, s.point)
+		}
 		b = append(b, s.hash[:]...)
 	}
 	return blake2b.Sum256(b)
@@ -136,7 +139,7 @@ func (s *Slots) prove(l *slot, fx []Effect) []Effect {
 // counts, and the chain decides.
 func (s *Slots) shownPayer(_ int64, ev *Event, fx []Effect) ([]Effect, error) {
 	v := &ev.Voucher
-	if k := s.terms.KindOf(v); k != KindLock && k != KindPlain {
+	if k := s.terms.KindOf(v); k != KindLock && k != KindPlain && (k != KindPoint || !s.terms.takes(v.Point)) {
 		return fx, ErrForm
 	}
 	return s.shown(v, fx)

@@ -3,6 +3,8 @@ package lock
 import (
 	"errors"
 	"fmt"
+
+	"github.com/tallystick/tally"
 )
 
 // Terms are the times of a channel's chain and what an operator decided, in epochs.
@@ -28,6 +30,9 @@ type Terms struct {
 	Skew int64
 	// Slots is N.
 	Slots uint64
+	// OpensPoint reports whether a secret is that of a compressed point; nil: point
+	// locks are neither made nor taken.
+	OpensPoint func(y [33]byte, secret tally.Preimage) bool
 }
 
 // MaxSlots bounds the slots of a channel: each may cost the payee a message when

@@ -16,6 +16,9 @@ type Voucher struct {
 	// Locked: it has the hash lock Hash.
 	Locked bool
 	Hash   tally.Hashlock
+	// Point is 0, or of a point lock the first byte of the point whose x is Hash. The
+	// voucher itself has neither.
+	Point byte
 	// From and Expires are its time locks, 0 for none.
 	From, Expires int64
 	// MinSettle keeps the channel from settling before; 0: it does not.
