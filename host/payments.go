@@ -401,9 +401,16 @@ type ways struct {
 	graph  *route.Graph
 	finder *route.Finder
 	own    []peer.ID // whom we had an edge to
-	// version is of the adverts that the graph was made of.
+	// version is of the adverts that the graph was made of, made when that was, and took
+	// how long it took.
 	version uint64
+	made    time.Time
+	took    time.Duration
 }
+
+// graphShare bounds the part of the time in which the graph is made anew: where many
+// thousand adverts are known, some are always new, and making it takes long.
+const graphShare = 20
 
 var _ payments.Router = (*ways)(nil)
 
@@ -417,10 +424,11 @@ func (w *ways) refresh() {
 	self := w.node.host.ID()
 	a := w.node.adverts
 	a.mu.Lock()
-	if v := a.table.Version(); v != w.version {
+	if v, now := a.table.Version(), time.Now(); v != w.version && now.Sub(w.made) >= graphShare*w.took {
 		w.version, w.graph = v, a.table.Graph(self)
 		w.finder.Replace(w.graph)
 		w.own = nil
+		w.made, w.took = now, time.Since(now)
 	}
 	a.mu.Unlock()
 	for _, p := range w.own {

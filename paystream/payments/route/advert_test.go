@@ -340,3 +340,28 @@ func FuzzParseAdvert(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkGraphOfAdverts is what the first plan after a new advert costs besides.
+func BenchmarkGraphOfAdverts(b *testing.B) {
+	for _, n := range []int{1000, 10_000, MaxAdverts} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			table, rng := NewAdverts(testRealm), rand.New(rand.NewPCG(1, 2))
+			for i := range n {
+				a := Advert{
+					Edge: Edge{
+						From: peer.ID(fmt.Sprint("node", i/10)), To: peer.ID(fmt.Sprint("node", rng.IntN(1+n/10))),
+						Capacity: 100, FeeBase: 1,
+					},
+					Modes: ModeCredit, Seq: 1, Expires: adTime.Add(time.Minute).UnixMilli(),
+				}
+				if _, err := table.AddVerified(adTime, a, peer.ID(fmt.Sprint("by", i%8))); err != nil {
+					b.Fatal(err)
+				}
+			}
+			f := NewFinder("A", NewGraph())
+			for b.Loop() {
+				f.Replace(table.Graph("A"))
+			}
+		})
+	}
+}
