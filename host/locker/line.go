@@ -41,6 +41,9 @@ type line struct {
 	// submitting are the vouchers on their way, by lane.
 	submitting map[uint64]bool
 	from, to   address.Address // whose signatures count
+	free       tally.Amount    // of the channel, at the last look
+	room       int             // locks that still find a slot
+	closing    bool            // the channel settles, or is gone
 
 	// Of the goroutine.
 	slots *lock.Slots
@@ -93,7 +96,7 @@ func (l *line) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("locker: slots of channel %s: %w", l.ch, err)
 	}
-	l.list = l.slots.Locks()
+	l.list, l.room = l.slots.Locks(), l.slots.Room()
 	return nil
 }
 
@@ -174,6 +177,8 @@ func (l *line) see(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("locker: channel %s: %w", l.ch, err)
 	}
+	l.k.saw(int64(head.Height))
+	l.count(ctx)
 	l.mu.Lock()
 	same, list, known := l.now == int64(head.Height), l.list, l.from != address.Undef
 	from, to := l.from, l.to
@@ -211,6 +216,32 @@ func (l *line) see(ctx context.Context) error {
 		err = l.put(item{tell: true, ask: true}) // what came before was not heard
 	}
 	return err
+}
+
+// ready makes sure that the chain was seen.
+func (l *line) ready(ctx context.Context) error {
+	l.mu.Lock()
+	seen := l.from != address.Undef
+	l.mu.Unlock()
+	if seen {
+		return nil
+	}
+	return l.see(ctx)
+}
+
+// count looks at what the channel has left.
+func (l *line) count(ctx context.Context) {
+	info, err := l.k.paych.PaychInfo(ctx, l.ch)
+	if err != nil {
+		return // the last figures stand, and an offer looks again
+	}
+	free := tally.Amount(0)
+	if f := info.Funds.Free(); f.Sign() > 0 {
+		free = floor(f)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.free = free
 }
 
 // receive checks who signed what, and queues it.
@@ -343,6 +374,7 @@ func (l *line) work(items []item) error {
 			l.mu.Lock()
 			l.now = it.ev.Head.Height
 			l.gone = it.ev.Final.Gone
+			l.closing = it.ev.Head.SettlingAt != 0 || it.ev.Head.Gone
 			l.mu.Unlock()
 		}
 		fx, err := l.slots.Step(l.now, &it.ev, nil)
@@ -353,8 +385,11 @@ func (l *line) work(items []item) error {
 		jobs = append(jobs, j)
 	}
 	err := l.carryOut(jobs)
+	if l.role == lock.Payer {
+		l.count(l.k.ctx)
+	}
 	l.mu.Lock()
-	l.list = l.slots.Locks()
+	l.list, l.room = l.slots.Locks(), l.slots.Room()
 	over := l.gone && len(l.list) == 0
 	l.mu.Unlock()
 	if err == nil && over {
@@ -452,14 +487,18 @@ func (l *line) save(jobs []*job) error {
 		key := lineKey(l.ch)
 		b.Put(key, durable.Seal(nil, key, lineVersion, l.record()))
 	}
-	add := func(record func(*durable.Batch)) {
+	var told []func()
+	add := func(record func(*durable.Batch), saved func()) {
 		if record != nil {
 			record(&b)
+		}
+		if saved != nil {
+			told = append(told, saved)
 		}
 	}
 	lanes := make(map[uint64]bool)
 	for _, j := range jobs {
-		add(j.record)
+		add(j.record, nil)
 		j.record = nil
 		for len(j.fx) > 0 && batched(j.fx[0].Kind) {
 			e := &j.fx[0]
@@ -493,6 +532,9 @@ func (l *line) save(jobs []*job) error {
 		return fmt.Errorf("save locks of channel %s: %w", l.ch, err)
 	}
 	l.saved = true
+	for _, saved := range told {
+		saved()
+	}
 	return nil
 }
 
@@ -505,7 +547,11 @@ func (l *line) quick(e *lock.Effect) bool {
 		}
 		l.send(e)
 	case lock.FxTaken:
-		for _, x := range l.slots.Locks() {
+		list := l.slots.Locks()
+		l.mu.Lock()
+		l.list = list // who is told may ask for it at once
+		l.mu.Unlock()
+		for _, x := range list {
 			if x.ID == e.ID {
 				l.k.carrier.Taken(l.peer, x)
 			}

@@ -32,6 +32,8 @@ type Config struct {
 	Skew int64
 	// Slots of a channel. Default and most those of the channel manager.
 	Slots uint64
+	// Disabled makes and takes no new locks; those that stand are kept.
+	Disabled bool
 	// Every is the time between two looks at the chain. Default: the chain's epoch,
 	// at least 50 ms and at most 30 s.
 	Every time.Duration
@@ -96,17 +98,18 @@ type Msg struct {
 }
 
 // Carrier is told what becomes of locks. Calls come from the channel's goroutine and
-// must not wait. What Decided and Ended return, where that is not nil, adds the
-// carrier's records to the very batch that the lock's are saved with.
+// must not wait. What Decided and Ended return, where it is not nil, is: record adds
+// the carrier's records to the very batch that the lock's are saved with, and saved is
+// called when that batch is on disk.
 type Carrier interface {
 	// Taken: the neighbour's lock is held.
 	Taken(p peer.ID, l lock.Lock)
 	// Decided: a lock that we offered is paid, and the preimage is there; or it will
 	// never be, and err says why.
-	Decided(p peer.ID, id uint64, preimage *tally.Preimage, err error) func(*durable.Batch)
+	Decided(p peer.ID, id uint64, preimage *tally.Preimage, err error) (record func(*durable.Batch), saved func())
 	// Ended: a lock of the neighbour is over: paid where preimage is there, else
 	// not. ErrLost where we have shown the preimage and were not paid.
-	Ended(p peer.ID, id uint64, preimage *tally.Preimage, err error) func(*durable.Batch)
+	Ended(p peer.ID, id uint64, preimage *tally.Preimage, err error) (record func(*durable.Batch), saved func())
 }
 
 var (
@@ -130,6 +133,8 @@ var (
 	ErrStopped = errors.New("locker: channel has stopped: mend the disk, then restart")
 	// ErrSigner: a voucher that the side which has to did not sign.
 	ErrSigner = errors.New("locker: wrong signer")
+	// ErrDisabled: the operator wants no new locks.
+	ErrDisabled = errors.New("locker: locks are off by configuration")
 	// ErrMessage: a message that its sender may not send, or about another channel.
 	ErrMessage = errors.New("locker: unexpected message")
 )
@@ -154,6 +159,8 @@ type Locker struct {
 	off   error
 	log   *slog.Logger
 
+	epochMS int64
+
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
@@ -164,6 +171,8 @@ type Locker struct {
 	wire    Wire
 	carrier Carrier
 	lines   map[address.Address]*line
+	head    int64     // of the newest view of any channel; 0: none yet
+	headAt  time.Time // when that was
 }
 
 // Open reads what is on disk. Where no lock fits the chain the locker is off: Off
@@ -173,6 +182,10 @@ func Open(ctx context.Context, store *durable.Store, m *paych.Manager, chain pay
 	k := &Locker{store: store, paych: m, links: links, lines: make(map[address.Address]*line)}
 	k.terms = cfg.terms(m.Rules(), int64(chain.Finality), chain.Epoch)
 	k.cfg, k.log, k.off = cfg, cfg.Logger, k.terms.Fits()
+	if cfg.Disabled {
+		k.off = ErrDisabled
+	}
+	k.epochMS = max(1, chain.Epoch.Milliseconds())
 	k.ctx, k.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := k.load(ctx); err != nil {
 		k.cancel()
@@ -310,6 +323,92 @@ func (k *Locker) known(p peer.ID, ch address.Address) *line {
 	return nil
 }
 
+// holder is the line that holds a lock of p.
+func (k *Locker) holder(p peer.ID, id uint64) (*line, error) {
+	k.mu.Lock()
+	lines := k.all()
+	started := k.wire != nil && !k.closed
+	k.mu.Unlock()
+	if !started {
+		return nil, ErrClosed
+	}
+	for _, l := range lines {
+		if l.peer == p && l.role == lock.Payee && l.has(id) {
+			return l, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: lock %d of %s", lock.ErrUnknown, id, p)
+}
+
+// Way is what a channel to a peer can carry now, from memory.
+type Way struct {
+	Channel address.Address
+	// Free is its free money, and Slots are the locks that still find a place.
+	Free  tally.Amount
+	Slots int
+}
+
+// Way returns what our channel to p can carry, and false where there is none, or it
+// was not seen on the chain yet.
+func (k *Locker) Way(p peer.ID) (Way, bool) {
+	ch, _, ok := k.links.Linked(p, true)
+	if !ok || k.off != nil {
+		return Way{}, false
+	}
+	l := k.known(p, ch)
+	if l == nil || l.role != lock.Payer {
+		return Way{}, false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.from == address.Undef || l.closing || l.room == 0 {
+		return Way{}, false
+	}
+	return Way{Channel: ch, Free: l.free, Slots: l.room}, true
+}
+
+// Warm gets the channel to p ready, so that Way knows it.
+func (k *Locker) Warm(ctx context.Context, p peer.ID) error {
+	if k.off != nil {
+		return k.off
+	}
+	l, err := k.line(p, true)
+	if err != nil {
+		return err
+	}
+	return l.see(ctx)
+}
+
+// Clock ties the chain's epochs to the wall clock, nowMS in milliseconds since 1970;
+// false before a channel was seen.
+func (k *Locker) Clock(nowMS int64) (lock.Clock, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.head == 0 {
+		return lock.Clock{}, false
+	}
+	return lock.Clock{Head: k.head, HeadMS: nowMS - time.Since(k.headAt).Milliseconds(), EpochMS: k.epochMS}, true
+}
+
+// saw takes the height of a view.
+func (k *Locker) saw(height int64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if height >= k.head {
+		k.head, k.headAt = height, time.Now()
+	}
+}
+
+// ChannelOf returns the channel of a lock with p: of ours (out), or of the neighbour.
+func (k *Locker) ChannelOf(p peer.ID, id uint64, out bool) (address.Address, bool) {
+	for _, r := range k.List() {
+		if r.Peer == p && r.ID == id && (r.Role == lock.Payer) == out {
+			return r.Channel, true
+		}
+	}
+	return address.Undef, false
+}
+
 // Offer is a lock to be made.
 type Offer struct {
 	// ID is the packet's: never used twice.
@@ -365,16 +464,21 @@ func (k *Locker) Offer(ctx context.Context, p peer.ID, o Offer) error {
 // Fulfil shows the preimage of a lock of p. owed: we have paid for it on the way
 // out. record is saved with it.
 func (k *Locker) Fulfil(ctx context.Context, p peer.ID, id uint64, preimage tally.Preimage, owed bool, record func(*durable.Batch)) error {
-	l, err := k.line(p, false)
+	l, err := k.holder(p, id)
 	if err != nil {
 		return err
+	}
+	if !owed { // whether it is in time the chain says
+		if err := l.ready(ctx); err != nil {
+			return err
+		}
 	}
 	return l.ask(ctx, item{record: record, ev: lock.Event{Kind: lock.EvFulfil, ID: id, Preimage: preimage, Owed: owed}})
 }
 
 // Give gives a lock of p up. record is saved with it.
 func (k *Locker) Give(ctx context.Context, p peer.ID, id uint64, record func(*durable.Batch)) error {
-	l, err := k.line(p, false)
+	l, err := k.holder(p, id)
 	if err != nil {
 		return err
 	}

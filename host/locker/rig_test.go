@@ -349,12 +349,12 @@ func (s *side) Taken(_ peer.ID, l lock.Lock) {
 
 func outcomeKey(id uint64) string { return "/test/" + durable.KeyUint(id) }
 
-func (s *side) note(id uint64, what string) func(*durable.Batch) {
-	return func(b *durable.Batch) { b.Put(outcomeKey(id), []byte(what)) }
+func (s *side) note(id uint64, what string) (func(*durable.Batch), func()) {
+	return func(b *durable.Batch) { b.Put(outcomeKey(id), []byte(what)) }, nil
 }
 
 // Decided implements Carrier.
-func (s *side) Decided(_ peer.ID, id uint64, preimage *tally.Preimage, _ error) func(*durable.Batch) {
+func (s *side) Decided(_ peer.ID, id uint64, preimage *tally.Preimage, _ error) (func(*durable.Batch), func()) {
 	if preimage != nil {
 		return s.note(id, "paid")
 	}
@@ -362,7 +362,7 @@ func (s *side) Decided(_ peer.ID, id uint64, preimage *tally.Preimage, _ error) 
 }
 
 // Ended implements Carrier.
-func (s *side) Ended(_ peer.ID, id uint64, preimage *tally.Preimage, err error) func(*durable.Batch) {
+func (s *side) Ended(_ peer.ID, id uint64, preimage *tally.Preimage, err error) (func(*durable.Batch), func()) {
 	switch {
 	case errors.Is(err, ErrLost):
 		return s.note(id, "lost")

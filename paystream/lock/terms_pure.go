@@ -124,6 +124,15 @@ func (c *Clock) At(ms int64) int64 {
 	return c.Head + epochs + 1
 }
 
+// LastOver is the last epoch that is surely over at a moment.
+func (c *Clock) LastOver(ms int64) int64 {
+	epochs := (ms - c.HeadMS) / c.EpochMS
+	if ms < c.HeadMS+epochs*c.EpochMS {
+		epochs--
+	}
+	return c.Head + epochs - 2
+}
+
 // What a hop needs between its two sides, so that it is never paid too late for
 // what it pays. Each returns nil or an ErrTooSoon.
 
