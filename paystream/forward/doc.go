@@ -35,6 +35,8 @@
 // network; engine.go is the one goroutine around it. Tabs and carriers come in
 // as interfaces; package host joins them to swap and packetnet.
 //
-// This version carries packets on credit. Messages and states leave room for
-// packets under a lock.
+// Each side of a packet is on credit or under a lock of a channel: locked_pure.go
+// says when. A side under a lock touches no tab, and its end comes from whoever keeps
+// the channels, a LockCarrier. What a packet on credit pays for that is one test of a
+// pointer.
 package forward

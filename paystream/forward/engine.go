@@ -81,6 +81,9 @@ type Delivery struct {
 	Data      []byte
 	// Again: it was kept before a restart.
 	Again bool
+	// Locked: it came under a lock. Its endpoint rejects it or has it kept; Expires is
+	// then the last moment at which the lock can be claimed for sure.
+	Locked bool
 }
 
 // Decision is what an endpoint makes of a packet.
@@ -125,6 +128,9 @@ type Packet struct {
 	// Part is drawn where it is zero.
 	Part PartID
 	Data []byte
+	// MayLock: it may go under a lock where it does not fit a tab. Its payee then has
+	// to keep packets. Not with Record and Decided.
+	MayLock bool
 	// Keep keeps what became of the packet, over restarts, until Forget. It is told
 	// to Config.Kept; Decided must not be set.
 	Keep bool
@@ -185,8 +191,10 @@ type Config struct {
 	// saved, and again after each start until Forget. Gone is told of a packet that
 	// an endpoint kept and did not decide before LateHold was over. Both are called
 	// on the engine's goroutine and must not wait. Default: nobody.
-	Kept   func(*Result)
-	Gone   func(PartID)
+	Kept func(*Result)
+	Gone func(PartID)
+	// Locks carry what does not fit the tabs. Default: nothing does.
+	Locks  LockCarrier
 	Logger *slog.Logger
 }
 
@@ -232,6 +240,8 @@ type Engine struct {
 	stats   stats
 	told    Result // scratch, for those who are told
 	offered Delivery
+	noted   []Event // of locks, found at the start
+	showing map[lockID]showing
 }
 
 type stats struct{ stepped, faults, delivered, earned atomic.Uint64 }
@@ -268,6 +278,7 @@ type item struct {
 	ask    func(*Hop)
 	record func(*durable.Batch)
 	forget *Msg
+	lock   *Event // told by the channels
 	saved  func() // told when record is on disk; may be nil
 }
 
@@ -296,6 +307,8 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 		return nil, errors.New("forward: no tabs to book packets on")
 	case cfg.Store == nil && !cfg.Memory:
 		return nil, errors.New("forward: no store: packets in flight would be lost in a crash; give one, or say that memory is enough")
+	case cfg.Store == nil && cfg.Locks != nil:
+		return nil, ErrNoLocks
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -314,12 +327,16 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	}
 	e := &Engine{
 		cfg: cfg, log: cfg.Logger,
-		wake: make(chan struct{}, 1), ended: make(chan struct{}),
+		wake: make(chan struct{}, 1), ended: make(chan struct{}), showing: make(map[lockID]showing),
 	}
 	e.wallAt = time.Now()
 	e.wallMS = e.wallAt.UnixMilli()
+	var locks Locks
+	if cfg.Locks != nil {
+		locks = cfg.Locks
+	}
 	e.hop = NewHop(HopConfig{
-		Self: cfg.Self, Rules: cfg.Rules, Account: cfg.Tabs, Routes: cfg.Routes,
+		Self: cfg.Self, Rules: cfg.Rules, Account: cfg.Tabs, Routes: cfg.Routes, Locks: locks,
 		// In memory nothing tells the ids of an earlier run. There are fewer than
 		// 2^20 in a millisecond.
 		Journal: cfg.Store != nil, FirstID: uint64(e.wallMS) << 20,
@@ -371,7 +388,7 @@ func (e *Engine) restore(ctx context.Context) error {
 		// ids above those that its neighbours know.
 		e.hop.nextID, e.hop.idLimit = first, first
 	}
-	if err := e.hop.Check(); err != nil {
+	if err := errors.Join(e.hop.Check(), e.restoreNotes(ctx)); err != nil {
 		return fmt.Errorf("forward: journal of packets: %w", err)
 	}
 	e.stats.earned.Store(uint64(e.hop.Earned()))
@@ -385,6 +402,14 @@ func (e *Engine) Sent() []PartID {
 	var list []PartID
 	for _, l := range e.hop.links {
 		for _, c := range l.out {
+			if c.in == nil && c.kept {
+				list = append(list, c.part)
+			}
+		}
+		if l.locks == nil {
+			continue
+		}
+		for _, c := range l.locks.out {
 			if c.in == nil && c.kept {
 				list = append(list, c.part)
 			}
@@ -410,7 +435,7 @@ func (e *Engine) Waiting() []Delivery {
 func (e *Engine) delivery(from peer.ID, m *Msg, again bool) Delivery {
 	return Delivery{
 		From: from, ID: m.ID, Amount: m.Amount, Expires: e.at(m.Expires), Condition: m.Condition,
-		Part: m.Part, Token: m.Token, Data: m.Data, Again: again,
+		Part: m.Part, Token: m.Token, Data: m.Data, Again: again, Locked: m.Lock != nil,
 	}
 }
 
@@ -474,13 +499,16 @@ func (e *Engine) Send(p *Packet, done func(*Result)) error {
 		return fmt.Errorf("forward: packet with %d bytes of data, %d of token, %d hops: at most %d, %d, %d",
 			len(p.Data), len(p.Token), len(p.Via), MaxData, MaxToken, MaxHops)
 	}
+	if p.MayLock && (p.Decided != nil || p.Record != nil) {
+		return errors.New("forward: what a packet under a lock becomes is told through Config.Kept; leave Packet.Decided and Record empty")
+	}
 	if p.Keep && p.Decided != nil {
 		return errors.New("forward: a packet that is kept is decided through Config.Kept; leave Packet.Decided empty")
 	}
 	s := sendings.Get().(*sending)
 	s.msg = Msg{
 		Kind: MsgPrepare, Amount: p.Amount, Expires: e.clock(p.Expires), Condition: p.Condition, Part: p.Part,
-		HopsLeft: MaxHops, Dest: p.Dest, Token: p.Token, Via: p.Via, Data: p.Data,
+		HopsLeft: MaxHops, MayLock: p.MayLock, Dest: p.Dest, Token: p.Token, Via: p.Via, Data: p.Data,
 	}
 	if s.msg.Part == (PartID{}) {
 		_, _ = rand.Read(s.msg.Part[:]) // never fails
@@ -629,6 +657,9 @@ func (e *Engine) run() {
 
 // tellAgain tells what a restart found.
 func (e *Engine) tellAgain() error {
+	if err := e.resumeLocks(e.Now()); err != nil {
+		return err
+	}
 	list := e.hop.again
 	e.hop.again = nil
 	for i := range list {
@@ -722,6 +753,8 @@ func (e *Engine) item(now int64, it *item) error {
 			e.fx = append(e.fx, Effect{Kind: FxResult, Ref: ref, Msg: e.hop.message(MsgNone, 0)})
 		}
 		return nil
+	case it.lock != nil:
+		return e.lockItem(now, it.lock)
 	case it.forget != nil:
 		return e.step(now, &Event{Kind: EvForget, Msg: it.forget})
 	case it.batch != nil:
@@ -781,6 +814,11 @@ func (e *Engine) own(now int64, it *item) error {
 	case err != nil:
 		return err
 	}
+	if n := len(e.fx); n > before && e.fx[n-1].Kind == FxShow {
+		// Its channel decides, and saves what is to be saved with that.
+		e.showing[lockID{ev.Peer, ev.ID}] = showing{record, decided}
+		return nil
+	}
 	refused := it.kind == EvSend && len(e.fx) > before && e.fx[len(e.fx)-1].Kind == FxResult
 	if record != nil && !refused && e.cfg.Store != nil {
 		e.records = append(e.records, record)
@@ -828,8 +866,10 @@ func (e *Engine) deliver(now int64, from peer.ID, m *Msg, again bool) error {
 	switch {
 	case !ok && d.Kept != nil && (again || len(m.Data)+len(m.Token) <= MaxKept):
 		return e.keep(now, from, m, d.Kept, again)
-	case !ok && d.Kept == nil && !again:
+	case !ok && d.Kept == nil && !again && m.Lock == nil:
 		return nil
+	case ok && d.Fulfil && m.Lock != nil: // what it shows at once it does not keep
+		d = Decision{Code: CodeUnsupported}
 	case !ok: // nobody keeps it any more, or it is too long to be kept
 		d = Decision{Code: CodeRefused}
 	}
@@ -886,6 +926,9 @@ func (e *Engine) carryOut() error {
 			e.result(f)
 		case FxGone:
 			e.cfg.Gone(f.Msg.Part)
+		case FxSave, FxDelete:
+		default:
+			e.lockEffect(f)
 		}
 	}
 	clear(e.fx)
@@ -906,6 +949,8 @@ func (e *Engine) save() error {
 			}
 		case FxDelete:
 			e.batch.Delete(journalKey(f.Key))
+		case FxUnnote:
+			e.batch.Delete(noteKey(f.Key))
 		}
 	}
 	if !e.sync {

@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/paystream/lock"
 )
 
 // LateHold is how long beyond its expiry a packet may still be decided, because
@@ -183,7 +184,8 @@ type circuit struct {
 	// the late hold is over; of one of our own, that its result is kept.
 	kept     bool
 	preimage tally.Preimage
-	ref      uint64 // of a packet of our own; 0: sent before a restart
+	ref      uint64  // of a packet of our own; 0: sent before a restart
+	lk       *locked // nil: both sides are on credit
 }
 
 // ends is when a packet for us that nobody decides is rejected.
@@ -215,6 +217,10 @@ type link struct {
 
 	asks  int   // left to the neighbour
 	askAt int64 // when asks was last filled
+
+	locks      *lockSide // nil: none
+	laneSyncs  int       // left to the neighbour
+	laneSyncAt int64
 }
 
 func (l *link) put(c *circuit) {
@@ -253,6 +259,16 @@ const (
 	EvKeep
 	// EvForget: the result of the packet Msg.Part of our own is not needed any more.
 	EvForget
+
+	// EvLockTaken: the lock ID of Peer is held: Lock.
+	EvLockTaken
+	// EvLockEnded: the lock ID of Peer is over.
+	EvLockEnded
+	// EvLockShown: what FxShow asked for is saved, or with Failed refused.
+	EvLockShown
+	// EvLockDecided: our lock ID to Peer is paid, Msg is a fulfil, or never will be,
+	// Msg is a reject.
+	EvLockDecided
 )
 
 // Event is one input of Step.
@@ -264,8 +280,10 @@ type Event struct {
 	Window int
 	Keep   bool
 	// Opens: whoever fulfils has seen that the preimage opens the condition.
-	Opens bool
-	Msg   *Msg
+	Opens  bool
+	Failed bool
+	Msg    *Msg
+	Lock   *lock.Lock
 }
 
 // EffectKind names what the shell has to do.
@@ -290,6 +308,23 @@ const (
 	// FxGone: the packet Msg.Part, which was kept for an endpoint of ours, was
 	// rejected because its time is over. It waits for saves like a send.
 	FxGone
+
+	// The rest goes to whoever keeps the channels, and waits for saves like a send.
+
+	// FxLock: Msg of Peer is about a lock.
+	FxLock
+	// FxOffer: a lock Key to Peer until the epoch Ref, for Msg, a prepare that goes
+	// with it. Record lies under Key with the lock. EvLockDecided follows.
+	FxOffer
+	// FxShow: the preimage in Msg of the lock Ref of Peer is shown. Kept: we have paid
+	// for it. EvLockShown follows; the record under Key goes with it.
+	FxShow
+	// FxGive: the lock Ref of Peer is given up, for the reason in Msg.
+	FxGive
+	// FxAsk: Peer is asked to give our lock Key up.
+	FxAsk
+	// FxUnnote: what was noted of our lock Key is done. No send waits for it.
+	FxUnnote
 )
 
 // Effect is one duty of the shell. Msg is good until the core is stepped after
@@ -311,6 +346,7 @@ type Hop struct {
 	rules   Rules
 	account Account
 	routes  map[peer.ID]peer.ID // payee to neighbour
+	locks   Locks               // nil: none
 	journal bool                // records are wanted
 
 	links map[peer.ID]*link
@@ -334,6 +370,8 @@ type HopConfig struct {
 	Account Account
 	// Routes is the static table: payee to the neighbour that leads to it.
 	Routes map[peer.ID]peer.ID
+	// Locks carry what does not fit a tab; nil: nothing does. They need a journal.
+	Locks Locks
 	// Journal: effects FxSave and FxDelete are wanted. Without, FirstID has to be
 	// above every id of an earlier run.
 	Journal bool
@@ -343,7 +381,7 @@ type HopConfig struct {
 // NewHop returns a core with nothing in flight. rules must be valid.
 func NewHop(c HopConfig) *Hop {
 	h := &Hop{
-		self: c.Self, rules: c.Rules.Complete(), account: c.Account, routes: c.Routes, journal: c.Journal,
+		self: c.Self, rules: c.Rules.Complete(), account: c.Account, routes: c.Routes, locks: c.Locks, journal: c.Journal,
 		links: make(map[peer.ID]*link), parts: make(map[PartID]struct{}), results: make(map[PartID]uint64),
 		nextID: max(1, c.FirstID), idLimit: 1<<64 - 1,
 		msgs: make([]Msg, 0, 64),
@@ -393,7 +431,7 @@ func (h *Hop) link(p peer.ID) *link {
 // drop forgets a link that has nothing, so that nothing grows with the number
 // of peers ever seen.
 func (h *Hop) drop(l *link) {
-	if !l.up && len(l.in)+len(l.out) == 0 {
+	if !l.up && len(l.in)+len(l.out) == 0 && l.locks.empty() {
 		delete(h.links, l.peer)
 	}
 }
@@ -446,6 +484,14 @@ func (h *Hop) Step(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 		return h.keepOurs(ev, fx)
 	case EvForget:
 		return h.forgetResult(ev.Msg.Part, fx), nil
+	case EvLockTaken:
+		return h.taken(now, ev, fx)
+	case EvLockEnded:
+		return h.lockEnded(ev, fx), nil
+	case EvLockShown:
+		return h.lockShown(ev, fx), nil
+	case EvLockDecided:
+		return h.lockDecided(ev, fx)
 	default:
 		return fx, fmt.Errorf("forward: no such event: %d", ev.Kind)
 	}
@@ -455,6 +501,9 @@ func (h *Hop) receive(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 	l := h.links[ev.Peer]
 	if l == nil || !l.up {
 		return fx, nil // read before its session ended
+	}
+	if ev.Msg.Lock != nil {
+		return h.receiveLock(now, l, ev.Msg, fx)
 	}
 	switch m := ev.Msg; m.Kind {
 	case MsgPrepare:
@@ -489,7 +538,7 @@ func (h *Hop) prepare(now int64, l *link, m *Msg, fx []Effect) ([]Effect, error)
 	switch {
 	case len(l.in) >= h.rules.MaxInFlight:
 		return fx, errTooMany
-	case m.ID <= l.lastIn || l.in[m.ID] != nil:
+	case m.ID <= l.lastIn || l.in[m.ID] != nil || l.locks != nil && l.locks.in[m.ID] != nil:
 		return fx, errIDTwice
 	}
 	l.lastIn = m.ID
@@ -536,9 +585,18 @@ func (h *Hop) prepare(now int64, l *link, m *Msg, fx []Effect) ([]Effect, error)
 	}
 	amount := m.Amount - fee
 	if err := h.account.Hold(next.peer, h.nextID, Out, amount); err != nil {
-		h.release(l.peer, m.ID, In)
 		code, headroom := holdCode(err)
-		return refuse(hopOut, code, headroom), nil
+		until, code, lockable := h.lockOnward(next, m, m, amount, code)
+		if !lockable {
+			h.release(l.peer, m.ID, In)
+			return refuse(hopOut, code, headroom), nil
+		}
+		c := h.newCircuit()
+		c.in, c.inID, c.amountIn, c.expiresIn, c.amountOut = l, m.ID, m.Amount, m.Expires, amount
+		c.condition, c.part, c.lk = m.Condition, m.Part, &locked{room: headroom}
+		l.in[m.ID] = c
+		m.HopsLeft, m.Via = m.HopsLeft-1, via
+		return h.offer(next, c, m, until, fx), nil
 	}
 	var id uint64
 	id, fx = h.takeID(fx)
@@ -563,7 +621,7 @@ func (h *Hop) vet(now int64, m *Msg, own bool) Code {
 	if m.Amount >= maxAmount {
 		return CodeTooLarge
 	}
-	if m.Locked || m.Condition.Kind != ConditionBlake2b && m.Condition.Kind != ConditionSHA256 {
+	if m.Lock != nil || m.Condition.Kind != ConditionBlake2b && m.Condition.Kind != ConditionSHA256 {
 		return CodeUnsupported
 	}
 	if m.HopsLeft > MaxHops || len(m.Via) > MaxHops {
@@ -573,7 +631,7 @@ func (h *Hop) vet(now int64, m *Msg, own bool) Code {
 	if own || m.Dest == h.self {
 		most = h.rules.MaxKept
 	}
-	if m.Expires > now+most.Milliseconds() {
+	if m.Expires > now+most.Milliseconds() && !(own && h.mayLock(m)) { // which has its own bound
 		return CodeExpiryTooFar
 	}
 	if _, again := h.parts[m.Part]; again {
@@ -656,8 +714,16 @@ func (h *Hop) send(now int64, ev *Event, fx []Effect) []Effect {
 	case len(next.out) >= next.window, next.outBytes+len(m.Data) > maxOutBytes:
 		return refuse(CodeBusy, 0)
 	}
-	if err := h.account.Hold(next.peer, h.nextID, Out, m.Amount); err != nil {
-		return refuse(holdCode(err))
+	if code, headroom := h.holdOwn(now, next, m); code != CodeUnset {
+		until, code, lockable := h.lockOnward(next, nil, m, m.Amount, code)
+		if !lockable {
+			return refuse(code, headroom)
+		}
+		c := h.newCircuit()
+		c.ref, c.kept, c.amountOut = ev.Ref, ev.Keep, m.Amount
+		c.condition, c.part, c.lk = m.Condition, m.Part, &locked{room: headroom}
+		m.Via = via
+		return h.offer(next, c, m, until, fx)
 	}
 	var id uint64
 	id, fx = h.takeID(fx)
@@ -671,6 +737,22 @@ func (h *Hop) send(now int64, ev *Event, fx []Effect) []Effect {
 	m.Kind, m.ID, m.Via = MsgPrepare, id, via
 	fx = h.sendAcks(next, h.save(c, fx))
 	return append(fx, Effect{Kind: FxSend, Peer: next.peer, Msg: m})
+}
+
+// holdOwn takes room on the tab for a packet of our own. What is to last longer than
+// a tab may be blocked goes under a lock, or not at all.
+func (h *Hop) holdOwn(now int64, next *link, m *Msg) (Code, tally.Amount) {
+	most := h.rules.MaxKept
+	if m.MayLock && m.Dest != next.peer {
+		most = h.rules.MaxExpiry
+	}
+	if m.Expires > now+most.Milliseconds() {
+		return CodeExpiryTooFar, 0
+	}
+	if err := h.account.Hold(next.peer, h.nextID, Out, m.Amount); err != nil {
+		return holdCode(err)
+	}
+	return CodeUnset, 0
 }
 
 // fulfil books a packet that the next node showed the preimage of, and passes
@@ -688,7 +770,7 @@ func (h *Hop) fulfil(now int64, l *link, m *Msg, fx []Effect) ([]Effect, error) 
 	if !c.condition.Opens(&m.Preimage) {
 		return fx, errPreimage
 	}
-	if c.in != nil {
+	if c.in != nil && !c.lockedIn() {
 		if err := h.account.Commit(c.in.peer, c.inID, In); err != nil {
 			return fx, fmt.Errorf("forward: book packet %d of %s: %w", c.inID, c.in.peer, err)
 		}
@@ -702,13 +784,18 @@ func (h *Hop) fulfil(now int64, l *link, m *Msg, fx []Effect) ([]Effect, error) 
 	if c.in != nil {
 		return h.ack(l, id, h.settle(c, m, fx)), nil
 	}
+	return h.ack(l, id, h.paid(c, m, fx)), nil
+}
+
+// paid ends a packet of our own that was fulfilled.
+func (h *Hop) paid(c *circuit, m *Msg, fx []Effect) []Effect {
 	m.Part = c.part
 	if fx = h.keepResult(c, m, fx); h.journal && !c.kept { // with the tab, in one batch
 		fx = append(fx, Effect{Kind: FxSave, Key: c.key})
 	}
 	fx = append(fx, Effect{Kind: FxResult, Ref: c.ref, Kept: c.kept, Msg: m})
 	h.recycle(c)
-	return h.ack(l, id, fx), nil
+	return fx
 }
 
 // settle ends the out side of a circuit and tells the in side.
@@ -722,6 +809,9 @@ func (h *Hop) settle(c *circuit, m *Msg, fx []Effect) []Effect {
 	}
 	c.out = nil
 	fx = h.save(c, fx)
+	if c.lockedIn() {
+		return h.show(c, m, fx)
+	}
 	m.Kind, m.ID = MsgFulfil, c.inID
 	return append(fx, Effect{Kind: FxSend, Peer: c.in.peer, Msg: m})
 }
@@ -762,8 +852,12 @@ func (h *Hop) acked(l *link, id uint64, fx []Effect) []Effect {
 
 // undo releases a packet that we offered and passes m, a reject, on.
 func (h *Hop) undo(c *circuit, m *Msg, fx []Effect) []Effect {
-	h.release(c.out.peer, c.key, Out)
-	c.out.take(c)
+	if c.lockedOut() {
+		delete(c.out.locks.out, c.key)
+	} else {
+		h.release(c.out.peer, c.key, Out)
+		c.out.take(c)
+	}
 	delete(h.parts, c.part)
 	h.drop(c.out)
 	m.Kind, m.Part = MsgReject, c.part
@@ -773,13 +867,18 @@ func (h *Hop) undo(c *circuit, m *Msg, fx []Effect) []Effect {
 	if c.in == nil {
 		fx = append(fx, Effect{Kind: FxResult, Ref: c.ref, Kept: c.kept, Msg: m})
 	} else {
+		if m.Hop != hopUnknown {
+			m.Hop++ // it is one more for who gets it
+		}
+		if c.lockedIn() {
+			fx = h.give(c, m, fx)
+			h.recycle(c)
+			return fx
+		}
 		h.release(c.in.peer, c.inID, In)
 		delete(c.in.in, c.inID)
 		h.drop(c.in)
 		m.ID = c.inID
-		if m.Hop != hopUnknown {
-			m.Hop++ // it is one more for who gets it
-		}
 		fx = append(fx, Effect{Kind: FxSend, Peer: c.in.peer, Msg: m})
 	}
 	h.recycle(c)
@@ -806,7 +905,10 @@ func (h *Hop) ours(ev *Event) *circuit {
 		return nil
 	}
 	c := l.in[ev.ID]
-	if c == nil || c.out != nil || c.fulfilled {
+	if c == nil && l.locks != nil {
+		c = l.locks.in[ev.ID]
+	}
+	if c == nil || c.out != nil || c.fulfilled || c.lk != nil && c.lk.shown {
 		return nil
 	}
 	return c
@@ -849,6 +951,9 @@ func (h *Hop) forgetResult(part PartID, fx []Effect) []Effect {
 // shown late: its endpoint had claimed it in time, and stopped before it said so.
 func (h *Hop) fulfilOurs(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 	c := h.ours(ev)
+	if c.lockedIn() {
+		return h.fulfilLocked(c, ev, fx)
+	}
 	if c == nil || now >= c.ends() {
 		return fx, ErrNotHeld // tick rejects what is over
 	}
@@ -870,14 +975,18 @@ func (h *Hop) rejectOurs(ev *Event, fx []Effect) ([]Effect, error) {
 	if c == nil {
 		return fx, ErrNotHeld
 	}
-	h.release(ev.Peer, ev.ID, In)
-	l := c.in
-	delete(l.in, ev.ID)
 	delete(h.parts, c.part)
-	h.drop(l)
 	if c.key != 0 { // synced: a packet that came back would be claimed in vain
 		fx = append(fx, Effect{Kind: FxSave, Key: c.key})
 	}
+	if c.lockedIn() {
+		ev.Msg.Hop = hopOut
+		return h.give(c, ev.Msg, fx), nil
+	}
+	h.release(ev.Peer, ev.ID, In)
+	l := c.in
+	delete(l.in, ev.ID)
+	h.drop(l)
 	h.recycle(c)
 	ev.Msg.Kind, ev.Msg.ID, ev.Msg.Hop = MsgReject, ev.ID, hopOut
 	return append(fx, Effect{Kind: FxSend, Peer: ev.Peer, Msg: ev.Msg}), nil
@@ -889,6 +998,7 @@ func (h *Hop) begin(now int64, ev *Event, fx []Effect) []Effect {
 	l := h.link(ev.Peer)
 	l.up, l.window, l.lastIn = true, min(ev.Window, MaxInFlight), 0
 	l.asks, l.askAt, l.acks = askBurst, now, nil
+	l.laneSyncs, l.laneSyncAt = laneSyncBurst, now
 	fx = h.ask(l, fx)
 	for _, id := range sortedIDs(l.in) {
 		if c := l.in[id]; c.fulfilled {
@@ -1075,7 +1185,11 @@ func (h *Hop) Check() error {
 			if c.out != l || c.key != id || c.fulfilled {
 				return broken("out-side", "%s: packet %d", p, id)
 			}
-			if c.in != nil && (c.in.in[c.inID] != c || c.amountIn < c.amountOut || c.expiresIn < c.expiresOut+h.rules.HopDelta.Milliseconds()) {
+			if c.lockedIn() {
+				if c.in.lockIn(c.inID) != c || c.amountIn < c.amountOut {
+					return broken("both-sides", "%s: packet %d under a lock", p, id)
+				}
+			} else if c.in != nil && (c.in.in[c.inID] != c || c.amountIn < c.amountOut || c.expiresIn < c.expiresOut+h.rules.HopDelta.Milliseconds()) {
 				return broken("both-sides", "%s: packet %d: %d until %d in, %d until %d out", p, id, c.amountIn, c.expiresIn, c.amountOut, c.expiresOut)
 			}
 			live++
@@ -1094,6 +1208,11 @@ func (h *Hop) Check() error {
 				live++
 			}
 		}
+		n, err := h.checkLocks(l)
+		if err != nil {
+			return broken("locked-sides", "%s: %w", p, err)
+		}
+		live += n
 	}
 	if live != len(h.parts) {
 		return broken("parts", "%d live packets, %d part ids", live, len(h.parts))

@@ -150,7 +150,7 @@ func TestPrepareIsRefused(t *testing.T) {
 		change func(*Msg)
 	}{
 		{"2^63 units", CodeTooLarge, func(m *Msg) { m.Amount = 1 << 63 }},
-		{"a lock", CodeUnsupported, func(m *Msg) { m.Locked = true }},
+		{"a lock", CodeUnsupported, func(m *Msg) { m.Lock = new(LockMsg) }},
 		{"a point", CodeUnsupported, func(m *Msg) { m.Condition.Kind = ConditionPoint }},
 		{"hops left beyond the bound", CodeTooManyHops, func(m *Msg) { m.HopsLeft = MaxHops + 1 }},
 		{"no hop left", CodeTooManyHops, func(m *Msg) { m.HopsLeft = 0 }},
@@ -482,7 +482,7 @@ func TestRejectNamesItsHop(t *testing.T) {
 		{"no room on the way in", func(_ *hopBench, m *Msg) { m.Amount = 1001 }, hopIn},
 		{"no room on the way out", func(x *hopBench, _ *Msg) { x.tab.balance["right"] = -950 }, hopOut},
 		{"no route", func(_ *hopBench, m *Msg) { m.Dest = "nobody" }, hopOut},
-		{"a lock", func(_ *hopBench, m *Msg) { m.Locked = true }, hopIn},
+		{"a lock", func(_ *hopBench, m *Msg) { m.Lock = new(LockMsg) }, hopIn},
 		{"the payee", func(x *hopBench, m *Msg) { m.Dest, m.Expires = "self", x.now }, hopOut},
 	} {
 		x := newHopBench(t, Rules{})

@@ -37,6 +37,9 @@ const (
 	recKept
 	// recResult: what became of a packet that its sender keeps.
 	recResult
+	// recLockIn, recLockOut: the side is under a lock.
+	recLockIn
+	recLockOut
 )
 
 // save puts the circuit's record among the effects.
@@ -72,7 +75,7 @@ func (c *circuit) record() []byte {
 	} else if c.kept {
 		b[0] |= recKept
 	}
-	return b
+	return c.appendLocked(b)
 }
 
 // saveKept is save of a packet for us that waits, with what its endpoint has to see
@@ -168,6 +171,8 @@ func (h *Hop) Restore(key uint64, rec []byte, held []Held) ([]Held, error) {
 	if kind&recFulfilled != 0 {
 		c.fulfilled, c.preimage = true, r.digest()
 	}
+	c.readLocked(kind, &r)
+	kind &^= recLockIn | recLockOut
 	var token, data []byte
 	if kind == recIn|recKept {
 		token = bytes.Clone(r.take(int(r.uint16())))
@@ -182,11 +187,15 @@ func (h *Hop) Restore(key uint64, rec []byte, held []Held) ([]Held, error) {
 	if !c.fulfilled {
 		h.parts[c.part] = struct{}{}
 	}
-	if c.out != nil {
+	if c.lockedOut() {
+		c.out.lockSide().out[c.key] = c
+	} else if c.out != nil {
 		c.out.put(c)
 		held = append(held, Held{c.out.peer, key, Out, c.amountOut})
 	}
-	if c.in != nil {
+	if c.lockedIn() {
+		c.in.lockSide().in[c.inID] = c
+	} else if c.in != nil {
 		c.in.in[c.inID] = c
 		if !c.fulfilled {
 			held = append(held, Held{c.in.peer, c.inID, In, c.amountIn})
@@ -195,7 +204,7 @@ func (h *Hop) Restore(key uint64, rec []byte, held []Held) ([]Held, error) {
 	if kind == recIn|recKept {
 		h.again = append(h.again, Again{Peer: c.in.peer, Msg: Msg{
 			Kind: MsgPrepare, ID: c.inID, Amount: c.amountIn, Expires: c.expiresIn, Condition: c.condition, Part: c.part,
-			Token: token, Data: data,
+			Token: token, Data: data, Lock: c.lockMsg(),
 		}})
 	}
 	return held, nil

@@ -209,6 +209,23 @@ const (
 	// MsgSync lists which of the asker's packets are live here and which are
 	// fulfilled and not acked. All that are in neither are rejected.
 	MsgSync
+
+	// The rest is about locks alone, and always has Msg.Lock. A prepare, a fulfil and
+	// a reject are about a lock where they have it.
+
+	// MsgPrepareAck: the creditor holds the lock.
+	MsgPrepareAck
+	// MsgUnlock is the lane's total without the lock, after the preimage.
+	MsgUnlock
+	MsgUnlockAck
+	// MsgRejectAck: the debtor holds the CANCEL.
+	MsgRejectAck
+	// MsgCancelRequest: the debtor asks that the lock is given up.
+	MsgCancelRequest
+	// MsgLaneSync is what the teller has of a channel's lanes.
+	MsgLaneSync
+	// MsgShow shows the reader a voucher of its own that it seems to have lost.
+	MsgShow
 )
 
 // Msg is one message between two neighbours. Its slices belong to whoever
@@ -225,11 +242,11 @@ type Msg struct {
 	Condition Condition
 	Part      PartID
 	HopsLeft  uint8
-	// Locked: the prepare has a lock, which this version does not carry.
-	Locked bool
-	Dest   peer.ID
-	Token  []byte
-	Via    []peer.ID
+	// MayLock: a hop may carry it under a lock.
+	MayLock bool
+	Dest    peer.ID
+	Token   []byte
+	Via     []peer.ID
 
 	// Data of a prepare, a fulfil or a reject.
 	Data []byte
@@ -247,6 +264,9 @@ type Msg struct {
 	Round           uint64
 	Live, Fulfilled []uint64
 	More            bool
+
+	// Lock makes it a message about a lock of ours or of the neighbour.
+	Lock *LockMsg
 }
 
 // Faults of a neighbour. Its session is reset; holds stay.

@@ -104,6 +104,10 @@ type simNode struct {
 	confirmed map[PartID]bool // the core has saved that
 	answers   map[PartID]*Msg
 	hasty     bool // claims before the packet is kept: a variant that has to lose
+
+	channels *simChannels
+	told     []Event // of its channels, not heard yet
+	limit    tally.Amount
 }
 
 type keptPacket struct {
@@ -129,6 +133,31 @@ type simNet struct {
 	away int64
 	// forgetful: nobody keeps results, a variant that has to lose.
 	forgetful bool
+	// locks: packets may go under locks, and expire so late.
+	locks   bool
+	expires int64
+	// strict: a loss of the matrix fails it, whatever was changed; rested is called at
+	// the end of each run.
+	strict bool
+	rested func()
+}
+
+// lockable lets packets go under locks, over tabs that carry so much.
+func (s *simNet) lockable(limit tally.Amount, expires int64) {
+	s.locks, s.expires = true, expires
+	for i, n := range s.nodes {
+		n.limit = limit
+		s.start(n)
+		for _, l := range []int{i - 1, i} {
+			if l >= 0 && l < len(s.nodes)-1 {
+				delete(s.up, l)
+			}
+		}
+	}
+	for i := range len(s.nodes) - 1 {
+		s.queues[[2]int{i, i + 1}], s.queues[[2]int{i + 1, i}] = nil, nil
+		s.connect(i)
+	}
 }
 
 type failer interface {
@@ -145,6 +174,7 @@ func newSimNet(t failer, nodes int) *simNet {
 		n := &simNode{
 			id: simPeer(i), records: make(map[uint64][]byte), saved: make(map[peer.ID]tally.Balance),
 			results: make(map[PartID]*Msg), decided: make(map[PartID]bool), confirmed: make(map[PartID]bool), answers: make(map[PartID]*Msg), routes: make(map[peer.ID]peer.ID), rules: Rules{FeeBase: 1, FeePPM: 10_000},
+			channels: newSimChannels(), limit: 1000,
 		}
 		for j := range nodes {
 			if j > i+1 {
@@ -163,7 +193,13 @@ func newSimNet(t failer, nodes int) *simNet {
 // start begins a life on what the disk has.
 func (s *simNet) start(n *simNode) {
 	n.tabs = newFakeTabs(n.saved)
-	n.hop = NewHop(HopConfig{Self: n.id, Rules: n.rules, Account: n.tabs, Routes: n.routes, Journal: true})
+	n.tabs.limit = n.limit
+	n.told = nil
+	cfg := HopConfig{Self: n.id, Rules: n.rules, Account: n.tabs, Routes: n.routes, Journal: true}
+	if s.locks {
+		cfg.Locks = simTimes{s}
+	}
+	n.hop = NewHop(cfg)
 	var held []Held
 	for _, key := range slices.Sorted(maps.Keys(n.records)) {
 		var err error
@@ -175,6 +211,9 @@ func (s *simNet) start(n *simNode) {
 	n.dead = false
 	s.check(n)
 	n.waiting = nil
+	if s.locks {
+		s.reconcile(slices.Index(s.nodes, n))
+	}
 	for _, a := range n.hop.Again() {
 		if a.Msg.Kind != MsgPrepare {
 			n.answers[a.Msg.Part] = &a.Msg
@@ -230,6 +269,8 @@ func (s *simNet) connect(i int) {
 	s.up[i] = true
 	s.step(i, &Event{Kind: EvUp, Peer: simPeer(i + 1), Window: 100})
 	s.step(i+1, &Event{Kind: EvUp, Peer: simPeer(i), Window: 100})
+	s.resend(i, simPeer(i+1))
+	s.resend(i+1, simPeer(i))
 }
 
 // cut breaks a link; what is on the way is lost.
@@ -311,6 +352,7 @@ func (s *simNet) step(i int, ev *Event) {
 	}
 	s.check(n)
 	s.carryOut(i, fx)
+	s.heardAll(i)
 }
 
 // keep lets a packet wait at its endpoint, which hears of it when it is saved.
@@ -371,6 +413,12 @@ func (s *simNet) send(i int, fx []Effect) bool {
 	n := s.nodes[i]
 	var heard []PartID
 	for _, f := range fx {
+		if f.Kind >= FxLock {
+			if !s.lockEffect(i, &f) {
+				return false
+			}
+			continue
+		}
 		if f.Kind != FxSend && f.Kind != FxResult {
 			continue
 		}
@@ -405,6 +453,9 @@ func (s *simNet) send(i int, fx []Effect) bool {
 	for _, f := range fx {
 		if f.Kind == FxDelete {
 			delete(n.records, f.Key)
+		}
+		if f.Kind == FxUnnote {
+			delete(n.channels.notes, f.Key)
 		}
 	}
 	for _, part := range heard {
@@ -485,6 +536,7 @@ func (s *simNet) atRest() {
 		for _, b := range n.tabs.balance {
 			net += b
 		}
+		net += s.lanesAtRest(i)
 		if 0 < i && i+1 < len(s.nodes) && net != tally.Balance(n.hop.Earned()) {
 			s.t.Fatalf("%s gained %d, fees are %d", n.id, net, n.hop.Earned())
 		}
@@ -522,8 +574,8 @@ func simPreimage(part PartID) (p tally.Preimage) {
 func (s *simNet) offer(k byte, amount tally.Amount) {
 	part := PartID{k, 15: 1}
 	s.step(0, &Event{Kind: EvSend, Ref: uint64(k), Keep: isKept(part) && !s.forgetful, Msg: &Msg{
-		Kind: MsgPrepare, Amount: amount, Expires: s.now + 30_000, Condition: Blake2b(simPreimage(part).Hashlock()),
-		Part: part, HopsLeft: MaxHops, Dest: simPeer(len(s.nodes) - 1),
+		Kind: MsgPrepare, Amount: amount, Expires: s.now + max(30_000, s.expires), Condition: Blake2b(simPreimage(part).Hashlock()),
+		Part: part, HopsLeft: MaxHops, Dest: simPeer(len(s.nodes) - 1), MayLock: s.locks,
 	}})
 }
 
@@ -536,13 +588,14 @@ func evenFulfils(m *Msg) (tally.Preimage, bool) { return simPreimage(m.Part), m.
 func matrix(t *testing.T, nodes int, carries bool, away int64, weaken func(s *simNet, victim *simNode)) (runs, losses int) {
 	for victim := range nodes {
 		for at := 1; ; at++ {
-			count, hit := 0, false
+			count, hit, strict := 0, false, false
 			lost := lossOf(func(f failer) {
 				s := newSimNet(f, nodes)
 				s.carries, s.away = carries, away
 				if weaken != nil {
 					weaken(s, s.nodes[victim])
 				}
+				strict = s.strict
 				s.point = func(n int, _ string) bool {
 					if n != victim || hit {
 						return false
@@ -559,13 +612,16 @@ func matrix(t *testing.T, nodes int, carries bool, away int64, weaken func(s *si
 				s.offer(101, 20)
 				s.settle(first)
 				s.atRest()
+				if s.rested != nil {
+					s.rested()
+				}
 				// Who told the payer that it paid had the money move, and the
 				// reverse, where the payer lives to hear it.
-				if r := s.nodes[0].results[PartID{2, 15: 1}]; r != nil && r.Kind == MsgFulfil && s.nodes[0].tabs.balance[simPeer(1)] > -100 {
+				if r := s.nodes[0].results[PartID{2, 15: 1}]; r != nil && r.Kind == MsgFulfil && s.nodes[0].tabs.balance[simPeer(1)]-tally.Balance(s.nodes[0].channels.paid[simPeer(1)]) > -100 {
 					f.Fatalf("paid, and the tab says %d", s.nodes[0].tabs.balance[simPeer(1)])
 				}
 			})
-			if lost != "" && weaken == nil {
+			if lost != "" && (weaken == nil || strict) {
 				t.Fatalf("node %d dies at its point %d: %s", victim, at, lost)
 			}
 			if lost != "" {
@@ -637,6 +693,9 @@ func TestModel(t *testing.T) {
 		s := newSimNet(rt, nodes)
 		s.carries = rapid.Bool().Draw(rt, "carries")
 		s.away = rapid.SampledFrom([]int64{0, 100_000}).Draw(rt, "away")
+		if rapid.Bool().Draw(rt, "locks") {
+			s.lockable(tally.Amount(rapid.Uint64Range(0, 600).Draw(rt, "limit")), rapid.SampledFrom([]int64{60_000, 250_000, 900_000}).Draw(rt, "expires"))
+		}
 		deaths := rapid.IntRange(0, 4).Draw(rt, "deaths")
 		s.point = func(int, string) bool {
 			if deaths > 0 && rapid.IntRange(0, 40).Draw(rt, "dies") == 0 {

@@ -120,8 +120,8 @@ func (RejectCode) EnumDescriptor() ([]byte, []int) {
 
 // HopMsg is everything that travels on a stream of /tally/packet/1.0.0. One
 // whose kind the reader does not know is ignored. The same set serves packets on
-// credit and packets under a lock; what is marked "lock" is not sent yet, and
-// answered with REJECT_UNSUPPORTED or ignored.
+// credit and packets under a lock: what is about a lock has a channel, and what is
+// marked "lock" is always.
 type HopMsg struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The debtor's number of the packet, rising and never used twice; 0 in hello,
@@ -143,7 +143,12 @@ type HopMsg struct {
 	//	*HopMsg_Sync
 	//	*HopMsg_Hello
 	//	*HopMsg_HelloAck
-	Kind          isHopMsg_Kind `protobuf_oneof:"kind"`
+	//	*HopMsg_LaneSync
+	//	*HopMsg_Show
+	Kind isHopMsg_Kind `protobuf_oneof:"kind"`
+	// lock: the channel that it is about, a binary address of the chain, at most 64
+	// bytes.
+	Channel       []byte `protobuf:"bytes,18,opt,name=channel,proto3" json:"channel,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -318,6 +323,31 @@ func (x *HopMsg) GetHelloAck() *HelloAck {
 	return nil
 }
 
+func (x *HopMsg) GetLaneSync() *LaneSync {
+	if x != nil {
+		if x, ok := x.Kind.(*HopMsg_LaneSync); ok {
+			return x.LaneSync
+		}
+	}
+	return nil
+}
+
+func (x *HopMsg) GetShow() *Show {
+	if x != nil {
+		if x, ok := x.Kind.(*HopMsg_Show); ok {
+			return x.Show
+		}
+	}
+	return nil
+}
+
+func (x *HopMsg) GetChannel() []byte {
+	if x != nil {
+		return x.Channel
+	}
+	return nil
+}
+
 type isHopMsg_Kind interface {
 	isHopMsg_Kind()
 }
@@ -363,7 +393,7 @@ type HopMsg_CancelRequest struct {
 }
 
 type HopMsg_Refund struct {
-	// lock: a voucher signed by the payee.
+	// lock: a voucher signed by the payee. Not sent yet, and ignored.
 	Refund *Refund `protobuf:"bytes,11,opt,name=refund,proto3,oneof"`
 }
 
@@ -383,6 +413,16 @@ type HopMsg_Hello struct {
 type HopMsg_HelloAck struct {
 	// The second.
 	HelloAck *HelloAck `protobuf:"bytes,15,opt,name=hello_ack,json=helloAck,proto3,oneof"`
+}
+
+type HopMsg_LaneSync struct {
+	// lock: what the teller has of the channel's lanes.
+	LaneSync *LaneSync `protobuf:"bytes,16,opt,name=lane_sync,json=laneSync,proto3,oneof"`
+}
+
+type HopMsg_Show struct {
+	// lock: a voucher that the reader signed, and seems to have lost.
+	Show *Show `protobuf:"bytes,17,opt,name=show,proto3,oneof"`
 }
 
 func (*HopMsg_Prepare) isHopMsg_Kind() {}
@@ -413,6 +453,10 @@ func (*HopMsg_Hello) isHopMsg_Kind() {}
 
 func (*HopMsg_HelloAck) isHopMsg_Kind() {}
 
+func (*HopMsg_LaneSync) isHopMsg_Kind() {}
+
+func (*HopMsg_Show) isHopMsg_Kind() {}
+
 // Hello begins a session.
 type Hello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -425,9 +469,12 @@ type Hello struct {
 	FeeBase uint64 `protobuf:"varint,3,opt,name=fee_base,json=feeBase,proto3" json:"fee_base,omitempty"`
 	FeePpm  uint32 `protobuf:"varint,4,opt,name=fee_ppm,json=feePpm,proto3" json:"fee_ppm,omitempty"`
 	// By how much earlier a packet expires on its way out of the teller.
-	HopDeltaMs    uint32 `protobuf:"varint,5,opt,name=hop_delta_ms,json=hopDeltaMs,proto3" json:"hop_delta_ms,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	HopDeltaMs uint32 `protobuf:"varint,5,opt,name=hop_delta_ms,json=hopDeltaMs,proto3" json:"hop_delta_ms,omitempty"`
+	// lock: by how many epochs earlier a lock ends on its way out of the teller; 0: it
+	// takes and makes no locks.
+	LockDeltaEpochs uint32 `protobuf:"varint,6,opt,name=lock_delta_epochs,json=lockDeltaEpochs,proto3" json:"lock_delta_epochs,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
@@ -491,6 +538,13 @@ func (x *Hello) GetFeePpm() uint32 {
 func (x *Hello) GetHopDeltaMs() uint32 {
 	if x != nil {
 		return x.HopDeltaMs
+	}
+	return 0
+}
+
+func (x *Hello) GetLockDeltaEpochs() uint32 {
+	if x != nil {
+		return x.LockDeltaEpochs
 	}
 	return 0
 }
@@ -565,7 +619,7 @@ type Prepare struct {
 	// Units, below 2^63.
 	Amount uint64 `protobuf:"varint,1,opt,name=amount,proto3" json:"amount,omitempty"`
 	// The last moment at which the payee may fulfil, on the sender's wall clock,
-	// milliseconds since 1970.
+	// milliseconds since 1970. Under a lock it is not read: the lock's epoch counts.
 	ExpiresMs uint64 `protobuf:"varint,2,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
 	// Types that are valid to be assigned to Condition:
 	//
@@ -580,8 +634,11 @@ type Prepare struct {
 	// The neighbours to go through, the next first: binary peer ids, at most 20.
 	Via [][]byte `protobuf:"bytes,8,rep,name=via,proto3" json:"via,omitempty"`
 	// For the payee, at most 32 KiB.
-	Data          []byte `protobuf:"bytes,9,opt,name=data,proto3" json:"data,omitempty"`
-	Lock          *Lock  `protobuf:"bytes,10,opt,name=lock,proto3" json:"lock,omitempty"`
+	Data []byte `protobuf:"bytes,9,opt,name=data,proto3" json:"data,omitempty"`
+	Lock *Lock  `protobuf:"bytes,10,opt,name=lock,proto3" json:"lock,omitempty"`
+	// The payee takes it under a lock, too: a hop may make one where it does not fit
+	// the tab. Said by the payer, and the same along the route.
+	MayLock       bool `protobuf:"varint,11,opt,name=may_lock,json=mayLock,proto3" json:"may_lock,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -697,6 +754,13 @@ func (x *Prepare) GetLock() *Lock {
 	return nil
 }
 
+func (x *Prepare) GetMayLock() bool {
+	if x != nil {
+		return x.MayLock
+	}
+	return false
+}
+
 type isPrepare_Condition interface {
 	isPrepare_Condition()
 }
@@ -772,9 +836,11 @@ func (x *Destination) GetToken() []byte {
 
 // Lock carries vouchers. lock.
 type Lock struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Voucher       []byte                 `protobuf:"bytes,1,opt,name=voucher,proto3" json:"voucher,omitempty"`
-	Guard         []byte                 `protobuf:"bytes,2,opt,name=guard,proto3" json:"guard,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The LOCK, in the chain's CBOR, at most 2 KiB.
+	Voucher []byte `protobuf:"bytes,1,opt,name=voucher,proto3" json:"voucher,omitempty"`
+	// The GUARD that it needs, where it ends beyond the channel's horizon.
+	Guard         []byte `protobuf:"bytes,2,opt,name=guard,proto3" json:"guard,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -964,8 +1030,9 @@ func (x *FulfilAck) GetAlso() []uint64 {
 
 // Unlock: lock.
 type Unlock struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Voucher       []byte                 `protobuf:"bytes,1,opt,name=voucher,proto3" json:"voucher,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 2 KiB.
+	Voucher       []byte `protobuf:"bytes,1,opt,name=voucher,proto3" json:"voucher,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1164,7 +1231,8 @@ func (*RejectAck) Descriptor() ([]byte, []int) {
 	return file_packetpb_packet_proto_rawDescGZIP(), []int{12}
 }
 
-// CancelRequest: lock.
+// CancelRequest asks the payee's side to give a lock up that it has not claimed. It
+// decides, and nothing follows of a no. lock.
 type CancelRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1364,11 +1432,175 @@ func (x *Sync) GetMore() bool {
 	return false
 }
 
+// LaneSync lists every lane of a channel that is not fresh at the teller. lock.
+type LaneSync struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 64, by rising number.
+	Lanes []*LaneState `protobuf:"bytes,1,rep,name=lanes,proto3" json:"lanes,omitempty"`
+	// The reader is to say the same.
+	Ask           bool `protobuf:"varint,2,opt,name=ask,proto3" json:"ask,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LaneSync) Reset() {
+	*x = LaneSync{}
+	mi := &file_packetpb_packet_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LaneSync) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LaneSync) ProtoMessage() {}
+
+func (x *LaneSync) ProtoReflect() protoreflect.Message {
+	mi := &file_packetpb_packet_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LaneSync.ProtoReflect.Descriptor instead.
+func (*LaneSync) Descriptor() ([]byte, []int) {
+	return file_packetpb_packet_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *LaneSync) GetLanes() []*LaneState {
+	if x != nil {
+		return x.Lanes
+	}
+	return nil
+}
+
+func (x *LaneSync) GetAsk() bool {
+	if x != nil {
+		return x.Ask
+	}
+	return false
+}
+
+// LaneState is what the teller holds to be agreed on one lane. lock.
+type LaneState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Lane  uint64                 `protobuf:"varint,1,opt,name=lane,proto3" json:"lane,omitempty"`
+	// The highest that counts as used.
+	Nonce uint64 `protobuf:"varint,2,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// 32 bytes, docs/protocol/lock.md.
+	Digest        []byte `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LaneState) Reset() {
+	*x = LaneState{}
+	mi := &file_packetpb_packet_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LaneState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LaneState) ProtoMessage() {}
+
+func (x *LaneState) ProtoReflect() protoreflect.Message {
+	mi := &file_packetpb_packet_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LaneState.ProtoReflect.Descriptor instead.
+func (*LaneState) Descriptor() ([]byte, []int) {
+	return file_packetpb_packet_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *LaneState) GetLane() uint64 {
+	if x != nil {
+		return x.Lane
+	}
+	return 0
+}
+
+func (x *LaneState) GetNonce() uint64 {
+	if x != nil {
+		return x.Nonce
+	}
+	return 0
+}
+
+func (x *LaneState) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+// Show: lock.
+type Show struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 2 KiB.
+	Voucher       []byte `protobuf:"bytes,1,opt,name=voucher,proto3" json:"voucher,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Show) Reset() {
+	*x = Show{}
+	mi := &file_packetpb_packet_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Show) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Show) ProtoMessage() {}
+
+func (x *Show) ProtoReflect() protoreflect.Message {
+	mi := &file_packetpb_packet_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Show.ProtoReflect.Descriptor instead.
+func (*Show) Descriptor() ([]byte, []int) {
+	return file_packetpb_packet_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Show) GetVoucher() []byte {
+	if x != nil {
+		return x.Voucher
+	}
+	return nil
+}
+
 var File_packetpb_packet_proto protoreflect.FileDescriptor
 
 const file_packetpb_packet_proto_rawDesc = "" +
 	"\n" +
-	"\x15packetpb/packet.proto\x12\bpacketpb\"\xce\x05\n" +
+	"\x15packetpb/packet.proto\x12\bpacketpb\"\xc1\x06\n" +
 	"\x06HopMsg\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12-\n" +
 	"\aprepare\x18\x02 \x01(\v2\x11.packetpb.PrepareH\x00R\aprepare\x127\n" +
@@ -1389,20 +1621,24 @@ const file_packetpb_packet_proto_rawDesc = "" +
 	"\bsync_ask\x18\f \x01(\v2\x11.packetpb.SyncAskH\x00R\asyncAsk\x12$\n" +
 	"\x04sync\x18\r \x01(\v2\x0e.packetpb.SyncH\x00R\x04sync\x12'\n" +
 	"\x05hello\x18\x0e \x01(\v2\x0f.packetpb.HelloH\x00R\x05hello\x121\n" +
-	"\thello_ack\x18\x0f \x01(\v2\x12.packetpb.HelloAckH\x00R\bhelloAckB\x06\n" +
-	"\x04kind\"\x9c\x01\n" +
+	"\thello_ack\x18\x0f \x01(\v2\x12.packetpb.HelloAckH\x00R\bhelloAck\x121\n" +
+	"\tlane_sync\x18\x10 \x01(\v2\x12.packetpb.LaneSyncH\x00R\blaneSync\x12$\n" +
+	"\x04show\x18\x11 \x01(\v2\x0e.packetpb.ShowH\x00R\x04show\x12\x18\n" +
+	"\achannel\x18\x12 \x01(\fR\achannelB\x06\n" +
+	"\x04kind\"\xc8\x01\n" +
 	"\x05Hello\x12\x19\n" +
 	"\bclock_ms\x18\x01 \x01(\x04R\aclockMs\x12\"\n" +
 	"\rmax_in_flight\x18\x02 \x01(\rR\vmaxInFlight\x12\x19\n" +
 	"\bfee_base\x18\x03 \x01(\x04R\afeeBase\x12\x17\n" +
 	"\afee_ppm\x18\x04 \x01(\rR\x06feePpm\x12 \n" +
 	"\fhop_delta_ms\x18\x05 \x01(\rR\n" +
-	"hopDeltaMs\"a\n" +
+	"hopDeltaMs\x12*\n" +
+	"\x11lock_delta_epochs\x18\x06 \x01(\rR\x0flockDeltaEpochs\"a\n" +
 	"\bHelloAck\x12\x19\n" +
 	"\bhello_ms\x18\x01 \x01(\x04R\ahelloMs\x12\x1f\n" +
 	"\vreceived_ms\x18\x02 \x01(\x04R\n" +
 	"receivedMs\x12\x19\n" +
-	"\bclock_ms\x18\x03 \x01(\x04R\aclockMs\"\xb0\x02\n" +
+	"\bclock_ms\x18\x03 \x01(\x04R\aclockMs\"\xcb\x02\n" +
 	"\aPrepare\x12\x16\n" +
 	"\x06amount\x18\x01 \x01(\x04R\x06amount\x12\x1d\n" +
 	"\n" +
@@ -1415,7 +1651,8 @@ const file_packetpb_packet_proto_rawDesc = "" +
 	"\x03via\x18\b \x03(\fR\x03via\x12\x12\n" +
 	"\x04data\x18\t \x01(\fR\x04data\x12\"\n" +
 	"\x04lock\x18\n" +
-	" \x01(\v2\x0e.packetpb.LockR\x04lockB\v\n" +
+	" \x01(\v2\x0e.packetpb.LockR\x04lock\x12\x19\n" +
+	"\bmay_lock\x18\v \x01(\bR\amayLockB\v\n" +
 	"\tcondition\"7\n" +
 	"\vDestination\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x14\n" +
@@ -1449,7 +1686,16 @@ const file_packetpb_packet_proto_rawDesc = "" +
 	"\x05round\x18\x01 \x01(\x04R\x05round\x12\x12\n" +
 	"\x04live\x18\x02 \x03(\x04R\x04live\x12\x1c\n" +
 	"\tfulfilled\x18\x03 \x03(\x04R\tfulfilled\x12\x12\n" +
-	"\x04more\x18\x04 \x01(\bR\x04more*\x85\x03\n" +
+	"\x04more\x18\x04 \x01(\bR\x04more\"G\n" +
+	"\bLaneSync\x12)\n" +
+	"\x05lanes\x18\x01 \x03(\v2\x13.packetpb.LaneStateR\x05lanes\x12\x10\n" +
+	"\x03ask\x18\x02 \x01(\bR\x03ask\"M\n" +
+	"\tLaneState\x12\x12\n" +
+	"\x04lane\x18\x01 \x01(\x04R\x04lane\x12\x14\n" +
+	"\x05nonce\x18\x02 \x01(\x04R\x05nonce\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest\" \n" +
+	"\x04Show\x12\x18\n" +
+	"\avoucher\x18\x01 \x01(\fR\avoucher*\x85\x03\n" +
 	"\n" +
 	"RejectCode\x12\x10\n" +
 	"\fREJECT_UNSET\x10\x00\x12\x12\n" +
@@ -1484,7 +1730,7 @@ func file_packetpb_packet_proto_rawDescGZIP() []byte {
 }
 
 var file_packetpb_packet_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_packetpb_packet_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_packetpb_packet_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_packetpb_packet_proto_goTypes = []any{
 	(RejectCode)(0),       // 0: packetpb.RejectCode
 	(*HopMsg)(nil),        // 1: packetpb.HopMsg
@@ -1504,6 +1750,9 @@ var file_packetpb_packet_proto_goTypes = []any{
 	(*Refund)(nil),        // 15: packetpb.Refund
 	(*SyncAsk)(nil),       // 16: packetpb.SyncAsk
 	(*Sync)(nil),          // 17: packetpb.Sync
+	(*LaneSync)(nil),      // 18: packetpb.LaneSync
+	(*LaneState)(nil),     // 19: packetpb.LaneState
+	(*Show)(nil),          // 20: packetpb.Show
 }
 var file_packetpb_packet_proto_depIdxs = []int32{
 	4,  // 0: packetpb.HopMsg.prepare:type_name -> packetpb.Prepare
@@ -1520,14 +1769,17 @@ var file_packetpb_packet_proto_depIdxs = []int32{
 	17, // 11: packetpb.HopMsg.sync:type_name -> packetpb.Sync
 	2,  // 12: packetpb.HopMsg.hello:type_name -> packetpb.Hello
 	3,  // 13: packetpb.HopMsg.hello_ack:type_name -> packetpb.HelloAck
-	5,  // 14: packetpb.Prepare.dest:type_name -> packetpb.Destination
-	6,  // 15: packetpb.Prepare.lock:type_name -> packetpb.Lock
-	0,  // 16: packetpb.Reject.code:type_name -> packetpb.RejectCode
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	18, // 14: packetpb.HopMsg.lane_sync:type_name -> packetpb.LaneSync
+	20, // 15: packetpb.HopMsg.show:type_name -> packetpb.Show
+	5,  // 16: packetpb.Prepare.dest:type_name -> packetpb.Destination
+	6,  // 17: packetpb.Prepare.lock:type_name -> packetpb.Lock
+	0,  // 18: packetpb.Reject.code:type_name -> packetpb.RejectCode
+	19, // 19: packetpb.LaneSync.lanes:type_name -> packetpb.LaneState
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_packetpb_packet_proto_init() }
@@ -1550,6 +1802,8 @@ func file_packetpb_packet_proto_init() {
 		(*HopMsg_Sync)(nil),
 		(*HopMsg_Hello)(nil),
 		(*HopMsg_HelloAck)(nil),
+		(*HopMsg_LaneSync)(nil),
+		(*HopMsg_Show)(nil),
 	}
 	file_packetpb_packet_proto_msgTypes[3].OneofWrappers = []any{
 		(*Prepare_Multihash)(nil),
@@ -1561,7 +1815,7 @@ func file_packetpb_packet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_packetpb_packet_proto_rawDesc), len(file_packetpb_packet_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -21,15 +21,23 @@ import (
 
 // Field numbers of HopMsg.
 const (
-	fieldID       = 1
-	fieldPrepare  = 2
-	fieldFulfil   = 4
-	fieldFulfilAk = 5
-	fieldReject   = 8
-	fieldSyncAsk  = 12
-	fieldSync     = 13
-	fieldHello    = 14
-	fieldHelloAck = 15
+	fieldID        = 1
+	fieldPrepare   = 2
+	fieldPrepareAk = 3
+	fieldFulfil    = 4
+	fieldFulfilAk  = 5
+	fieldUnlock    = 6
+	fieldUnlockAk  = 7
+	fieldReject    = 8
+	fieldRejectAk  = 9
+	fieldCancelRq  = 10
+	fieldSyncAsk   = 12
+	fieldSync      = 13
+	fieldHello     = 14
+	fieldHelloAck  = 15
+	fieldLaneSync  = 16
+	fieldShow      = 17
+	fieldChannel   = 18
 )
 
 // Multihash codes of conditions, with their length.
@@ -42,8 +50,8 @@ var (
 const (
 	maxPeerID    = 64
 	maxPointSize = 33
-	// maxLockSize bounds vouchers, which this version reads over.
-	maxLockSize = 4 << 10
+	// maxLockSize bounds a lock: two vouchers.
+	maxLockSize = 2*forward.MaxVoucher + 16
 )
 
 // ErrMalformed is wrapped by every error of the decoder.
@@ -61,6 +69,8 @@ type hello struct {
 	FeeBase     uint64
 	FeePPM      uint32
 	HopDeltaMS  uint32
+	// LockDelta is in epochs.
+	LockDelta uint32
 }
 
 type helloAck struct{ HelloMS, ReceivedMS, ClockMS uint64 }
@@ -124,6 +134,13 @@ func appendFrame(b []byte, m *forward.Msg) []byte {
 
 func appendMsg(b []byte, m *forward.Msg) []byte {
 	b = appendUint(b, fieldID, m.ID)
+	if m.Lock != nil {
+		return appendBytes(appendKind(b, m), fieldChannel, m.Lock.Channel)
+	}
+	return appendKind(b, m)
+}
+
+func appendKind(b []byte, m *forward.Msg) []byte {
 	switch m.Kind {
 	case forward.MsgPrepare:
 		return message(b, fieldPrepare, func(b []byte) []byte { return appendPrepare(b, m) })
@@ -138,6 +155,9 @@ func appendMsg(b []byte, m *forward.Msg) []byte {
 			b = appendUint(b, 1, uint64(m.Code))
 			b = appendBytes(b, 2, m.Data)
 			b = appendUint(b, 3, uint64(m.Headroom))
+			if m.Lock != nil {
+				b = appendBytes(b, 4, m.Lock.Voucher)
+			}
 			return appendUint(b, 5, uint64(m.Hop))
 		})
 	case forward.MsgSyncAsk:
@@ -153,7 +173,7 @@ func appendMsg(b []byte, m *forward.Msg) []byte {
 			return b
 		})
 	}
-	return b
+	return appendLockKind(b, m)
 }
 
 func appendPacked(b []byte, field protowire.Number, ids []uint64) []byte {
@@ -191,7 +211,14 @@ func appendPrepare(b []byte, m *forward.Msg) []byte {
 		b = protowire.AppendTag(b, 8, protowire.BytesType)
 		b = protowire.AppendString(b, string(p))
 	}
-	return appendBytes(b, 9, m.Data)
+	b = appendBytes(b, 9, m.Data)
+	if m.Lock != nil {
+		b = message(b, 10, func(b []byte) []byte { return appendBytes(appendBytes(b, 1, m.Lock.Voucher), 2, m.Lock.Guard) })
+	}
+	if m.MayLock {
+		b = appendUint(b, 11, 1)
+	}
+	return b
 }
 
 func appendHello(b []byte, h *hello) []byte {
@@ -200,7 +227,8 @@ func appendHello(b []byte, h *hello) []byte {
 		b = appendUint(b, 2, uint64(h.MaxInFlight))
 		b = appendUint(b, 3, h.FeeBase)
 		b = appendUint(b, 4, uint64(h.FeePPM))
-		return appendUint(b, 5, uint64(h.HopDeltaMS))
+		b = appendUint(b, 5, uint64(h.HopDeltaMS))
+		return appendUint(b, 6, uint64(h.LockDelta))
 	})
 }
 
@@ -304,23 +332,39 @@ func (d *decoder) translate(ms uint64) int64 {
 // decode reads one frame into m, which is empty. Bytes that m keeps are copied
 // into a.
 func (d *decoder) decode(frame []byte, m *forward.Msg, a *arena) error {
-	var body []byte
+	var body, channel []byte
 	var kind protowire.Number
 	err := fields(frame, func(field protowire.Number, n uint64, v []byte, isBytes bool) error {
 		switch {
 		case field == fieldID && !isBytes:
 			m.ID = n
-		case field > fieldID && field <= fieldHelloAck && isBytes:
+		case field > fieldID && field <= fieldShow && isBytes:
 			if kind != 0 {
 				return malformed("two kinds in one message")
 			}
 			kind, body = field, v
+		case field == fieldChannel && isBytes:
+			channel = v
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
+	if len(channel) > 0 {
+		if len(channel) > forward.MaxChannel {
+			return malformed("channel")
+		}
+		m.Lock = &forward.LockMsg{Channel: a.keep(channel)}
+	}
+	if err = d.kind(kind, body, m, a); err == nil && m.Lock != nil && !m.Kind.MayHaveLock() {
+		m.Lock = nil
+	}
+	return err
+}
+
+// kind reads the body of a message.
+func (d *decoder) kind(kind protowire.Number, body []byte, m *forward.Msg, a *arena) error {
 	switch kind {
 	case fieldPrepare:
 		m.Kind = forward.MsgPrepare
@@ -353,11 +397,11 @@ func (d *decoder) decode(frame []byte, m *forward.Msg, a *arena) error {
 	case fieldHello, fieldHelloAck:
 		return malformed("a second handshake")
 	}
-	return errIgnored
+	return lockKind(kind, body, m, a)
 }
 
 func (d *decoder) prepare(body []byte, m *forward.Msg, a *arena) error {
-	conditions, dests := 0, 0
+	conditions, dests, locks := 0, 0, 0
 	err := fields(body, func(field protowire.Number, n uint64, v []byte, isBytes bool) (err error) {
 		switch {
 		case field == 1 && !isBytes:
@@ -396,17 +440,18 @@ func (d *decoder) prepare(body []byte, m *forward.Msg, a *arena) error {
 			}
 			m.Data = a.keep(v)
 		case field == 10 && isBytes:
-			if len(v) > maxLockSize {
-				return malformed("lock too long")
-			}
-			m.Locked = true
-			err = fields(v, func(protowire.Number, uint64, []byte, bool) error { return nil })
+			locks++
+			err = lockOf(v, m, a)
+		case field == 11 && !isBytes:
+			m.MayLock = n != 0
 		}
 		return err
 	})
 	switch {
 	case err != nil:
 		return err
+	case locks > 1, (locks == 1) != (m.Lock != nil):
+		return malformed("a lock needs its channel, and a channel a lock")
 	case conditions != 1 || dests != 1 || m.Dest == "" || m.Part == (forward.PartID{}):
 		return malformed("prepare needs one condition, one destination and a part id")
 	}
@@ -464,7 +509,8 @@ func fulfil(body []byte, m *forward.Msg, a *arena) error {
 }
 
 func reject(body []byte, m *forward.Msg, a *arena) error {
-	return fields(body, func(field protowire.Number, n uint64, v []byte, isBytes bool) error {
+	var cancel []byte
+	err := fields(body, func(field protowire.Number, n uint64, v []byte, isBytes bool) error {
 		switch {
 		case field == 1 && !isBytes:
 			m.Code = forward.CodeUnset // an unknown one counts as unset
@@ -478,8 +524,8 @@ func reject(body []byte, m *forward.Msg, a *arena) error {
 			m.Data = a.keep(v)
 		case field == 3 && !isBytes:
 			m.Headroom = tally.Amount(n)
-		case field == 4 && isBytes && len(v) > maxLockSize:
-			return malformed("cancel too long")
+		case field == 4 && isBytes:
+			cancel = v
 		case field == 5 && !isBytes:
 			m.Hop = 0 // no way has as many: it is not known
 			if n <= forward.MaxHops+1 {
@@ -488,6 +534,10 @@ func reject(body []byte, m *forward.Msg, a *arena) error {
 		}
 		return nil
 	})
+	if err == nil && (m.Lock != nil || len(cancel) > 0) {
+		err = keepVoucher(cancel, m, a)
+	}
+	return err
 }
 
 func syncIDs(body []byte, m *forward.Msg) error {
@@ -553,6 +603,8 @@ func decodeHandshake(frame []byte) (*hello, *helloAck, error) {
 					h.FeePPM = uint32(n)
 				case field == 5:
 					h.HopDeltaMS = uint32(n)
+				case field == 6:
+					h.LockDelta = uint32(n)
 				}
 				return nil
 			})
@@ -570,7 +622,7 @@ func decodeHandshake(frame []byte) (*hello, *helloAck, error) {
 				}
 				return nil
 			})
-		case field > fieldID && field <= fieldHelloAck && isBytes:
+		case field > fieldID && field <= fieldShow && isBytes:
 			return malformed("the session does not begin with a handshake")
 		}
 		return nil

@@ -38,6 +38,9 @@ type Engine interface {
 type Config struct {
 	// Rules are told to neighbours.
 	Rules forward.Rules
+	// LockDelta is told to neighbours: by how many epochs earlier a lock ends on its
+	// way out; 0: we take and make no locks.
+	LockDelta uint32
 	// Limits bound what peers can make us do.
 	Limits Limits
 	// Logger takes one record for each stream that ends. Default: none.
@@ -53,6 +56,9 @@ type Info struct {
 	FeeBase  uint64
 	FeePPM   uint32
 	HopDelta time.Duration
+	// LockDelta is by how many epochs earlier a lock ends on its way out of the peer;
+	// 0: it takes and makes none.
+	LockDelta uint32
 }
 
 // Stats are counts since the start.
@@ -75,6 +81,7 @@ type Service struct {
 	host   host.Host
 	engine Engine
 	rules  forward.Rules
+	locks  uint32
 	lim    Limits
 	log    *slog.Logger
 	count  counters
@@ -110,7 +117,7 @@ var _ forward.Wire = (*Service)(nil)
 // New returns a Service for h. It does nothing before Start.
 func New(h host.Host, engine Engine, cfg Config) (*Service, error) {
 	s := &Service{
-		host: h, engine: engine, rules: cfg.Rules.Complete(), lim: cfg.Limits.Complete(), log: cfg.Logger,
+		host: h, engine: engine, rules: cfg.Rules.Complete(), locks: cfg.LockDelta, lim: cfg.Limits.Complete(), log: cfg.Logger,
 		peers: make(map[peer.ID]*peerState), live: make(map[peer.ID]*session),
 	}
 	if err := errors.Join(s.lim.Validate(), s.rules.Validate()); err != nil {
@@ -220,6 +227,22 @@ func (s *Service) Send(p peer.ID, m *forward.Msg) {
 		sess.out.dirty = true
 		s.dirty = append(s.dirty, sess)
 	}
+}
+
+// Post is Send for any goroutine: m leaves at once, behind what was sent before. It
+// reports whether there is a session.
+func (s *Service) Post(p peer.ID, m *forward.Msg) bool {
+	s.mu.Lock()
+	sess := s.live[p]
+	s.mu.Unlock()
+	if sess == nil {
+		return false
+	}
+	if sess.send(m) {
+		sess.stop(StatusSlow)
+	}
+	sess.wakeWriter()
+	return true
 }
 
 // Flush implements forward.Wire.
