@@ -199,13 +199,16 @@ func (n *Node) advertise(ctx context.Context, now time.Time, p peer.ID) error {
 		HopDelta: uint32(rules.HopDelta.Milliseconds()), Modes: route.ModeCredit,
 		Seq: uint64(now.UnixMilli()), Expires: now.Add(advertLife).UnixMilli(),
 	}
+	if n.locks != nil {
+		n.locks.advertise(&ad)
+	}
 	if ad.Capacity == 0 {
 		return nil // nobody would use it
 	}
 	if n.adverts.tell == AdvertiseChannels {
 		n.adverts.nameChannel(ctx, &ad)
 	}
-	if old, ok := n.adverts.own(&ad); ok && old.Edge == ad.Edge && old.Expires-now.UnixMilli() > advertLife.Milliseconds()/2 {
+	if old, ok := n.adverts.own(&ad); ok && old.Edge == ad.Edge && old.Modes == ad.Modes && old.Expires-now.UnixMilli() > advertLife.Milliseconds()/2 {
 		return nil
 	}
 	if ad.Signature, err = n.host.Peerstore().PrivKey(n.host.ID()).Sign(ad.SigningBytes(n.adverts.realm)); err != nil {
@@ -215,6 +218,13 @@ func (n *Node) advertise(ctx context.Context, now time.Time, p peer.ID) error {
 	defer n.adverts.mu.Unlock()
 	_, err = n.adverts.table.Add(now, ad, n.host.ID())
 	return err
+}
+
+// lockDelta is what a node says of its hop delta under locks.
+func (a *adverts) lockDelta(from, to peer.ID) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return time.Duration(a.table.LockDelta(from, to)) * time.Millisecond
 }
 
 // own returns the advert of the same edge that is in the table.

@@ -364,6 +364,11 @@ func (c *chain) openSettler(ctx context.Context, s *durable.Store, cfg settler.C
 	return backing, nil
 }
 
+// lockGround is what locks stand on, in mode hard.
+func (c *chain) lockGround() *lockGround {
+	return &lockGround{manager: c.manager, params: c.facts.params(), links: c.settler}
+}
+
 func settlerConfig(cfg repo.Config, log *slog.Logger) settler.Config {
 	return settler.Config{
 		InitialDeposit: tally.Amount(cfg.InitialDeposit), TopUp: tally.Amount(cfg.TopUp),

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/host/locker"
 	"github.com/tallystick/tally/host/repo"
 	"github.com/tallystick/tally/host/rpc"
 	"github.com/tallystick/tally/internal/durable"
@@ -134,6 +135,7 @@ func Start(ctx context.Context, r *repo.Repo, start StartConfig) (_ *Daemon, err
 			return nil, err
 		}
 		nodeCfg.Realm, nodeCfg.PayoutAddress = d.chain.realm(), d.chain.facts.Payout.String()
+		nodeCfg.ground = d.chain.lockGround()
 		undo = append(undo, d.chain.settler.Close)
 	}
 	if d.chain != nil {
@@ -242,6 +244,10 @@ func nodeConfig(c repo.Config, hasChain bool) (Config, error) {
 		Packets:  &PacketsConfig{Rules: forward.Rules{FeeBase: tally.Amount(c.FeeBase), FeePPM: uint32(c.FeePPM)}, Routes: routes},
 		Sockets:  &SocketsConfig{PushMax: tally.Amount(c.SocketPushMax), PerPeer: int(c.SocketsPerPeer)},
 		Payments: &PaymentsConfig{Advertise: advertiseOf(c.Advertise)},
+		Locks: &LocksConfig{
+			Off: c.Locks == repo.LocksOff, Required: c.Locks == repo.LocksRequired,
+			Times: locker.Config{Grace: int64(c.LockGrace), Margin: int64(c.LockMargin)},
+		},
 		Holds: &HoldsConfig{Policy: hold.Policy{
 			Offer: c.HoldMaxHours > 0, MaxTime: time.Duration(c.HoldMaxHours) * time.Hour, MaxPayer: tally.Amount(c.HoldMaxPayer),
 			PriceBase: tally.Amount(c.HoldPriceBase), PricePPM: uint32(c.HoldPricePPM),

@@ -66,7 +66,7 @@ func (a *API) checks(rows []swap.Row, policy swap.Policy) []rpc.Check {
 	if n.swap.Stats().Sessions == 0 {
 		peers.State, peers.Next = rpc.CheckWarn, "connect to one: tally peers connect ADDRESS"
 	}
-	return []rpc.Check{store, listen, peers, settlementCheck(rows, policy), skewCheck(rows), a.exposureCheck(policy)}
+	return []rpc.Check{store, listen, peers, settlementCheck(rows, policy), skewCheck(rows), a.exposureCheck(policy), n.locksCheck()}
 }
 
 func settlementCheck(rows []swap.Row, policy swap.Policy) rpc.Check {

@@ -103,8 +103,11 @@ func (s sessions) Up(p peer.ID, window int) {
 	s.online(p)
 }
 
-// online tells the holds that a neighbour is here.
+// online tells the locks and the holds that a neighbour is here.
 func (n *Node) online(p peer.ID) {
+	if n.locks != nil {
+		n.locks.up(p)
+	}
 	if n.holds != nil {
 		n.holds.service.Online(p)
 	}

@@ -25,6 +25,7 @@ type reading struct {
 	packets      packetnet.Stats
 	hops         forward.Stats
 	sockets      paystream.Stats
+	locks        lockStats
 }
 
 // collector answers a scrape. No metric has a peer as label: peers come and go
@@ -71,6 +72,16 @@ func newMetrics(n *Node) *prometheus.Registry {
 			counter("packet_fees_units", "Fees of packets that passed here, in units, of all time.", func(r *reading) float64 { return float64(r.hops.Earned) }),
 		}})
 	}
+	if n.locks != nil {
+		reg.MustRegister(&collector{node: n, metrics: []metric{
+			gauge("locks", "Locks of ours and of peers that are not over.", func(r *reading) float64 { return float64(r.locks.ours + r.locks.theirs) }),
+			gauge("locks_out_units", "What our locks to peers are over, in units.", func(r *reading) float64 { return float64(r.locks.out) }),
+			gauge("locks_in_units", "What locks of peers to us are over, in units.", func(r *reading) float64 { return float64(r.locks.in) }),
+			counter("locks_paid_out", "Our locks that were paid.", func(r *reading) float64 { return float64(r.locks.paidOut) }),
+			counter("locks_failed_out", "Our locks that came back.", func(r *reading) float64 { return float64(r.locks.failedOut) }),
+			counter("locks_lost", "Locks that we claimed and the chain did not pay.", func(r *reading) float64 { return float64(r.locks.lost) }),
+		}})
+	}
 	if n.sockets != nil {
 		reg.MustRegister(&collector{node: n, metrics: []metric{
 			gauge("sockets", "Payment sockets in memory.", func(r *reading) float64 { return float64(r.sockets.Sockets) }),
@@ -101,6 +112,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	if c.node.packets != nil {
 		r.packets, r.hops = c.node.packets.Stats(), c.node.engine.Stats()
+	}
+	if c.node.locks != nil {
+		r.locks = c.node.locks.stats()
 	}
 	if c.node.sockets != nil {
 		r.sockets = c.node.sockets.Stats()

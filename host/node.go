@@ -60,6 +60,9 @@ type Config struct {
 	// Packets carries hash-locked packets between neighbours, for a fee. Default:
 	// off, but on with Sockets, Payments, Holds and Bridge.
 	Packets *PacketsConfig
+	// Locks carries what is too large for a tab, under locks of the channels that settle
+	// the tabs. Default: off. It is on with Chain where the chain has room for locks.
+	Locks *LocksConfig
 	// Sockets pays and is paid end to end, over any neighbours. Default: off.
 	Sockets *SocketsConfig
 	// Payments pays invoices in parts over several ways, and takes such payments.
@@ -74,6 +77,8 @@ type Config struct {
 	Notify func(swap.Notice)
 	// Logger default: slog.Default.
 	Logger *slog.Logger
+
+	ground *lockGround // nil where nothing settles on a chain
 }
 
 // ChainConfig is the chain of an embedded node.
@@ -120,6 +125,8 @@ type Node struct {
 	sockets *Sockets           // nil without Config.Sockets
 	bridge  *Bridge            // nil without Config.Bridge
 	routes  map[peer.ID]peer.ID
+	locks   *Locks // nil where nothing settles on a chain, and noLocks says so
+	noLocks string
 
 	payments *payments.Service // nil without Config.Payments, as the rest
 	parts    *partCarrier
@@ -207,6 +214,12 @@ func (cfg *Config) openChain(store *durable.Store) (*chain, error) {
 	}
 	if cfg.Policy.Mode == swap.ModeUnset {
 		cfg.Policy.Mode = swap.ModeHard
+	}
+	if cfg.Locks == nil {
+		cfg.Locks = new(LocksConfig)
+	}
+	if cfg.Policy.Mode == swap.ModeHard {
+		cfg.ground = c.lockGround()
 	}
 	return c, nil
 }

@@ -81,6 +81,9 @@ func realmText(r swap.Realm) string {
 //	        └── Part, Answer, Gone ─────────┘ saved before they are told
 func (n *Node) openPayments(ctx context.Context, cfg PaymentsConfig, carrier *partCarrier) error {
 	carrier.begin(n.engine, n.log, partToken)
+	if n.locks != nil && n.locks.Off() == nil {
+		carrier.ways = n
+	}
 	n.adverts = newAdverts(n.book.Realm(), cfg)
 	n.ways = newWays(n)
 	private := n.host.Peerstore().PrivKey(n.host.ID())
@@ -110,6 +113,7 @@ type partCarrier struct {
 	engine *forward.Engine
 	token  []byte // of the packets that are its parts
 	log    *slog.Logger
+	ways   lockWays // nil where nothing may go under a lock
 
 	// mu guards the fields below. Nothing is called under it.
 	mu      sync.Mutex
@@ -127,7 +131,10 @@ type waitingPart struct {
 	asked []func(error)
 }
 
-var _ payments.Carrier = (*partCarrier)(nil)
+var (
+	_ payments.Carrier     = (*partCarrier)(nil)
+	_ payments.LockCarrier = (*partCarrier)(nil)
+)
 
 // begin takes up what the engine found in its journal.
 func (c *partCarrier) begin(engine *forward.Engine, log *slog.Logger, token []byte) {
@@ -168,7 +175,7 @@ func (c *partCarrier) Send(p *payments.Outgoing) error {
 	c.adopt([]payments.PartID{p.PartID})
 	return c.engine.Send(&forward.Packet{
 		Dest: p.Dest, Token: c.token, Via: p.Via, Amount: p.Amount, Expires: p.Expires, Condition: forward.Blake2b(p.Condition),
-		Part: forward.PartID(p.PartID), Data: p.Data, Keep: true,
+		Part: forward.PartID(p.PartID), Data: p.Data, Keep: true, MayLock: c.ways != nil,
 	}, nil)
 }
 
@@ -254,6 +261,26 @@ func (c *partCarrier) decided(id payments.PartID, err error) {
 // CertainBy implements payments.Carrier.
 func (c *partCarrier) CertainBy(expires time.Time, _ int) time.Time {
 	return expires.Add(forward.LateHold + certainSlack)
+}
+
+// LockTime implements payments.LockCarrier.
+func (c *partCarrier) LockTime(dest peer.ID, via []peer.ID, amount tally.Amount) time.Duration {
+	if c.ways == nil {
+		return 0
+	}
+	return c.ways.lockTime(append(slices.Clone(via), dest), amount)
+}
+
+// LockCertainBy implements payments.LockCarrier.
+func (c *partCarrier) LockCertainBy(expires time.Time) time.Time {
+	late := c.CertainBy(expires, 0) // a hop may carry it on credit
+	if c.ways == nil {
+		return late
+	}
+	if final := c.ways.lockCertainBy(expires); final.After(late) {
+		return final
+	}
+	return late
 }
 
 // Sent implements payments.Carrier.
@@ -366,6 +393,7 @@ func (h *packetHandler) Packet(d *forward.Delivery) (forward.Decision, bool) {
 	case d.Condition.Kind == forward.ConditionSHA256 && h.bridge != nil:
 		return h.bridge.Packet(d)
 	case d.Condition.Kind != forward.ConditionBlake2b: // for nothing of ours
+	case d.Locked && !bytes.Equal(d.Token, partToken) && !bytes.Equal(d.Token, holdToken): // sockets are on credit alone
 	case bytes.Equal(d.Token, partToken):
 		if h.parts != nil {
 			return h.parts.packet(d)
@@ -437,7 +465,15 @@ func (w *ways) refresh() {
 	w.own = w.node.packets.Neighbours()
 	for _, p := range w.own {
 		room, err := w.node.book.HeadroomPacket(p, swap.Consume)
-		if err != nil || room == 0 {
+		if err != nil {
+			continue
+		}
+		if w.node.locks != nil {
+			if way, ok := w.node.locks.Way(p); ok {
+				room = max(room, way.Free)
+			}
+		}
+		if room == 0 {
 			continue
 		}
 		// Only a graph that is full refuses it.
@@ -472,6 +508,9 @@ func (w *ways) hints() []payments.Hint {
 	for _, p := range w.node.packets.Neighbours() {
 		info, ok := w.node.packets.Info(p)
 		room, err := w.node.book.HeadroomPacket(p, swap.Serve)
+		if err == nil && room == 0 && w.node.lockedTo(p, info) {
+			room = 1 // what the channel carries, its payer knows
+		}
 		if !ok || err != nil || room == 0 || info.FeeBase >= uint64(payments.MaxTotal) || info.FeePPM > 1_000_000 {
 			continue
 		}

@@ -214,11 +214,17 @@ func (n *Node) openPackets(ctx context.Context, c Config) (err error) {
 	if pay != nil || c.Holds != nil {
 		fc.Kept, fc.Gone = handler.kept, handler.gone
 	}
+	if n.locks, n.noLocks, err = openLocks(ctx, n.store, c.ground, c.Locks, n.log); err != nil {
+		return err
+	}
+	if n.locks != nil {
+		fc.Locks = n.locks
+	}
 	if n.engine, err = forward.New(ctx, fc); err != nil {
 		return err
 	}
 	carrier.Engine = n.engine
-	if n.packets, err = packetnet.New(n.host, sessions{n.engine, n.online}, packetnet.Config{Rules: cfg.Rules, Logger: n.log}); err != nil {
+	if n.packets, err = packetnet.New(n.host, sessions{n.engine, n.online}, packetnet.Config{Rules: cfg.Rules, LockDelta: n.locks.delta(), Logger: n.log}); err != nil {
 		return err
 	}
 	if sockets != nil {
@@ -238,6 +244,10 @@ func (n *Node) openPackets(ctx context.Context, c Config) (err error) {
 	}
 	if c.Bridge != nil {
 		n.bridge.Start(n.engine)
+	}
+	if n.locks != nil {
+		n.locks.begin(n.engine)
+		n.locks.start(n.packets)
 	}
 	n.engine.Start(n.packets)
 	if err = n.packets.Start(); err != nil || c.Bridge == nil {
@@ -350,6 +360,9 @@ func (n *Node) closePackets() error {
 	}
 	if n.engine != nil {
 		errs = append(errs, n.engine.Close())
+	}
+	if n.locks != nil {
+		errs = append(errs, n.locks.close())
 	}
 	if n.sockets != nil {
 		n.sockets.setup.Close()

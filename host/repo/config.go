@@ -59,6 +59,9 @@ type Config struct {
 	Advertise           string   `toml:"advertise" doc:"What others are told of whom we carry to. tabs: peers and amounts. channels: and the channel behind each tab, by which the chain shows what stands behind it, and everybody whose its addresses are. nothing: our edges are private, and found by invoices alone."`
 	SocketPushMax       uint64   `toml:"socket_push_max" doc:"The most that a peer without a URI of ours may push to us on one socket; 0 lets nobody."`
 	SocketsPerPeer      uint64   `toml:"sockets_per_peer" doc:"The most sockets that come through one neighbour."`
+	Locks               string   `toml:"locks" group:"Locks, for what is too large for a tab. They need a chain, and mode hard." doc:"auto: where the chain's channels have room for them. off: no new ones. required: as auto, and without room the peer does not start."`
+	LockGrace           uint64   `toml:"lock_grace" doc:"Epochs in which two neighbours tell each other what the chain showed one of them; 0 chooses by the chain."`
+	LockMargin          uint64   `toml:"lock_margin" doc:"Epochs between the end of a lock and the end of its channel's settling; 0 is a third of the settle delay."`
 	HoldMaxHours        uint64   `toml:"hold_max_hours" group:"Holds" doc:"How long we hold a payment for a payee that is offline, at most 672; 0 holds nothing for others."`
 	HoldMaxPayer        uint64   `toml:"hold_max_payer" doc:"The most that we hold of one payer, in units; 0 is what its tab carries."`
 	HoldPriceBase       uint64   `toml:"hold_price_base" doc:"Units that a hold costs its payer, whatever becomes of it."`
@@ -92,6 +95,7 @@ func DefaultConfig() Config {
 		Routes:              []string{},
 		Advertise:           AdvertiseTabs,
 		SocketPushMax:       1_000_000_000,
+		Locks:               LocksAuto,
 		HoldMaxHours:        168,
 		HoldPriceBase:       1,
 		HoldPricePPM:        100,
@@ -140,6 +144,13 @@ const (
 
 // ModeAuto chooses the mode by whether there is a chain.
 const ModeAuto = "auto"
+
+// What locks may be.
+const (
+	LocksAuto     = "auto"
+	LocksOff      = "off"
+	LocksRequired = "required"
+)
 
 // ModeFor is the mode in force on a chain, or without one.
 func (c Config) ModeFor(hasChain bool) string {
@@ -209,6 +220,8 @@ func (c Config) check() *BadSetting {
 		{"fee_ppm", c.FeePPM, 0, 1_000_000},
 		{"socket_push_max", c.SocketPushMax, 0, maxAmount},
 		{"sockets_per_peer", c.SocketsPerPeer, 1, 1 << 16},
+		{"lock_grace", c.LockGrace, 0, 1 << 20},
+		{"lock_margin", c.LockMargin, 0, 1 << 20},
 		{"hold_max_hours", c.HoldMaxHours, 0, 672},
 		{"hold_max_payer", c.HoldMaxPayer, 0, maxAmount},
 		{"hold_price_base", c.HoldPriceBase, 0, maxAmount},
@@ -239,6 +252,8 @@ func (c Config) check() *BadSetting {
 		return bad("max_locked_total", fmt.Sprintf("raise it to at least %d", c.MaxLocked), "%d is below max_locked %d of one peer", c.MaxLockedTotal, c.MaxLocked)
 	case !slices.Contains([]string{ModeAuto, "soft", "mock", "hard"}, c.Mode):
 		return bad("mode", "use auto, soft, mock or hard", "%q is not a mode", c.Mode)
+	case !slices.Contains([]string{LocksAuto, LocksOff, LocksRequired}, c.Locks):
+		return bad("locks", "use auto, off or required", "%q is none of them", c.Locks)
 	case !slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel):
 		return bad("log_level", "use debug, info, warn or error", "%q is not a level", c.LogLevel)
 	case !plainName(c.Asset):

@@ -166,7 +166,7 @@ func (h *Hop) taken(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 	}
 	terms, clock, seen := h.locks.Times()
 	switch {
-	case m == nil || l.in[ev.ID] != nil || m.Amount != ev.Lock.Amount || m.Condition != Blake2b(ev.Lock.Hash):
+	case m == nil || l.in[ev.ID] != nil || ev.Lock.Point != 0 || m.Amount != ev.Lock.Amount || m.Condition != Blake2b(ev.Lock.Hash):
 		return give(hopIn, CodeUnsupported, 0), nil
 	case !seen:
 		return give(hopIn, CodeInternal, 0), nil

@@ -78,6 +78,18 @@ type Carrier interface {
 	Start(h Handler)
 }
 
+// LockCarrier is a Carrier that takes what is too large for a tab under locks. Those
+// need time of another kind: each hop has to be paid by the chain, if it comes to that,
+// before the one before it ends.
+type LockCarrier interface {
+	Carrier
+	// LockTime is what the hops of a way add to the time of a part that the first
+	// neighbour takes under a lock alone; 0 where it takes it on credit, or not at all.
+	LockTime(dest peer.ID, via []peer.ID, amount tally.Amount) time.Duration
+	// LockCertainBy is CertainBy of such a part.
+	LockCertainBy(expires time.Time) time.Time
+}
+
 // Handler is what a carrier tells. The methods never wait for disk or network.
 type Handler interface {
 	// Part is here, for us. It waits until Fulfil or Reject, and at most until it

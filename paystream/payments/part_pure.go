@@ -49,6 +49,12 @@ func ExpiresAfter(hops int) time.Duration {
 	return Assembly + ClaimMargin + time.Duration(hops)*CreditHop
 }
 
+// LockedExpiresAfter is ExpiresAfter of a part that goes under locks, with what its
+// hops add. Some of them may carry it on credit.
+func LockedExpiresAfter(hops int, locks time.Duration) time.Duration {
+	return ExpiresAfter(hops) + locks
+}
+
 // PartID names a part along its whole route: 16 random bytes of the payer.
 type PartID [16]byte
 

@@ -467,11 +467,14 @@ type sending struct {
 
 func (s *Service) sendPart(c SendPart) sending {
 	rand.Read(c.PartID[:]) // never fails
-	hops := len(c.Via) + 1
+	hops, locks := len(c.Via)+1, s.lockTime(&c)
 	if c.Expires == 0 {
-		c.Expires = s.Now() + ExpiresAfter(hops).Milliseconds()
+		c.Expires = s.Now() + LockedExpiresAfter(hops, locks).Milliseconds()
 	}
 	c.CertainBy = s.cfg.Carrier.CertainBy(time.UnixMilli(c.Expires), hops).UnixMilli()
+	if locks > 0 {
+		c.CertainBy = s.cfg.Carrier.(LockCarrier).LockCertainBy(time.UnixMilli(c.Expires)).UnixMilli()
+	}
 	p := sending{reply: new(Reply)}
 	p.item = item{payer: &PayerEvent{Kind: PayerSend, Send: &c, Reply: p.reply}}
 	p.saved = s.waiter(&p.item)
@@ -483,6 +486,16 @@ func (p *sending) wait(ctx context.Context) (Reply, error) {
 		return Reply{}, err
 	}
 	return *p.reply, nil
+}
+
+// lockTime is what the hops add where the part goes under a lock; else 0.
+func (s *Service) lockTime(c *SendPart) time.Duration {
+	locks, ok := s.cfg.Carrier.(LockCarrier)
+	total, err := c.Amount.Add(c.Fee)
+	if !ok || err != nil {
+		return 0
+	}
+	return locks.LockTime(c.Dest, c.Via, total)
 }
 
 // await returns when f, on the owner's goroutine, returns true, and asks it again

@@ -21,12 +21,15 @@ const (
 	MaxLife = time.Hour
 	// maxDelta is the most that an edge may take of a part's time: what the payer
 	// adds for each hop.
-	maxDelta    = uint32(payments.CreditHop / time.Millisecond)
-	maxID       = 64
-	maxChannel  = 64
-	maxAdSig    = 128
-	maxProof    = 100
-	advertStart = "tally advert 1\x00"
+	maxDelta = uint32(payments.CreditHop / time.Millisecond)
+	// maxLockDelta is that of an edge that makes locks, which have to leave time for the
+	// chain: 18 minutes on Filecoin as it is.
+	maxLockDelta = uint32(time.Hour / time.Millisecond)
+	maxID        = 64
+	maxChannel   = 64
+	maxAdSig     = 128
+	maxProof     = 100
+	advertStart  = "tally advert 1\x00"
 )
 
 // Modes of an edge, as bits.
@@ -54,7 +57,8 @@ type Advert struct {
 	// channel pays from, or to, over what ties that address to From, or To. Whoever
 	// looks at the chain for the addresses checks them.
 	FromProof, ToProof []byte
-	// HopDelta is by how much earlier a part expires on its way out, in ms.
+	// HopDelta is by how much earlier a part expires on its way out, in ms: under a
+	// lock, where Modes has locks.
 	HopDelta uint32
 	Modes    byte
 	// Seq rises: a later advert of one edge takes the place of an earlier one.
@@ -141,7 +145,7 @@ func (a *Advert) validate() error {
 	case (a.Channel != "") != (len(a.FromProof) > 0), (a.Channel != "") != (len(a.ToProof) > 0),
 		len(a.FromProof) > maxProof, len(a.ToProof) > maxProof:
 		return fmt.Errorf("%w: a channel goes with two proofs of at most %d bytes", ErrAdvert, maxProof)
-	case a.HopDelta > maxDelta:
+	case a.HopDelta > maxDelta && a.Modes&ModeLock == 0, a.HopDelta > maxLockDelta:
 		return fmt.Errorf("%w: it takes %d ms of a part's time, over %d", ErrAdvert, a.HopDelta, maxDelta)
 	case a.Modes&(ModeCredit|ModeLock) == 0:
 		return fmt.Errorf("%w: it carries nothing", ErrAdvert)

@@ -200,13 +200,13 @@ func (t *Adverts) Missing(bucket byte, have []byte, size int) [][]byte {
 	return list
 }
 
-// Graph makes the graph of all that carries on credit, but for self's own edges, of
-// which it knows more. Of several adverts of one way, with channels and without, the
+// Graph makes the graph of all that is carried, but for self's own edges, of which it
+// knows more. Of several adverts of one way, with channels and without, the
 // latest counts.
 func (t *Adverts) Graph(self peer.ID) *Graph {
 	latest := make(map[[2]peer.ID]*held, len(t.all))
 	for _, h := range t.all {
-		if h.Modes&ModeCredit == 0 || h.From == self {
+		if h.From == self {
 			continue
 		}
 		way := [2]peer.ID{h.From, h.To}
@@ -219,6 +219,18 @@ func (t *Adverts) Graph(self peer.ID) *Graph {
 		_ = g.Set(h.Edge) // only a graph that is full refuses it
 	}
 	return g
+}
+
+// LockDelta is the most by which a lock ends earlier on its way from one node to
+// another, in ms, as the first says; 0 where it says nothing.
+func (t *Adverts) LockDelta(from, to peer.ID) uint32 {
+	var most uint32
+	for _, h := range t.all {
+		if h.From == from && h.To == to && h.Modes&ModeLock != 0 {
+			most = max(most, h.HopDelta)
+		}
+	}
+	return most
 }
 
 // Check returns the first broken invariant, by name.

@@ -1,0 +1,157 @@
+package host_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/host"
+	"github.com/tallystick/tally/host/repo"
+	"github.com/tallystick/tally/paych/lotus"
+	"github.com/tallystick/tally/paystream/forward"
+	"github.com/tallystick/tally/paystream/payments"
+	"github.com/tallystick/tally/swap"
+)
+
+// lockNet is nodes in a row on one chain, whose tabs carry 200 units: what is more has
+// to go under locks.
+type lockNet struct {
+	t     *testing.T
+	chain *host.Devnet
+	dev   *host.DevnetClient
+	nodes []*wayfarer
+}
+
+func newLockNet(ctx context.Context, t *testing.T, fee tally.Amount, nodes int) *lockNet {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	folder, err := repo.OpenDevnet(filepath.Join(t.TempDir(), "net"))
+	must(err)
+	// Epochs are short, and the settle delay long in them: parts have over a minute.
+	d, err := host.StartDevnet(ctx, folder, host.DevnetConfig{BlockTime: 100 * time.Millisecond, SettleDelay: 3000, Finality: 1, Logger: slog.New(slog.DiscardHandler)})
+	must(err)
+	t.Cleanup(func() { must(errors.Join(d.Close(context.Background()), folder.Close())) })
+	dev, err := host.DialDevnet(ctx, filepath.Dir(folder.DatastoreDir()))
+	must(err)
+	t.Cleanup(func() { must(dev.Close()) })
+	n := &lockNet{t: t, chain: d, dev: dev}
+	for range nodes {
+		policy := swap.DefaultPolicy()
+		policy.Mode, policy.PaymentThreshold, policy.DisconnectThreshold = swap.ModeHard, 100, 200
+		w := newWayfarer(t, host.Config{
+			Policy: policy, Payments: &host.PaymentsConfig{}, Packets: &host.PacketsConfig{Rules: forward.Rules{FeeBase: fee}},
+			Chain: &host.ChainConfig{URL: d.Info().RPC, Token: lotus.Token(folder.Token().Reveal())},
+		})
+		_, err := dev.Faucet(ctx, w.Payout().String(), "1000FIL")
+		must(err)
+		n.nodes = append(n.nodes, w)
+	}
+	for i := range nodes - 1 {
+		n.nodes[i].meet(ctx, n.nodes[i+1])
+	}
+	return n
+}
+
+// until waits for something that others do.
+func (n *lockNet) until(ctx context.Context, what string, f func() bool) {
+	n.t.Helper()
+	for !f() {
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			n.t.Fatal(what + " did not come")
+		}
+	}
+}
+
+// open has the first payment settle every tab of the row, so that there are channels.
+func (n *lockNet) open(ctx context.Context) {
+	n.t.Helper()
+	payer, payee := n.nodes[0], n.nodes[len(n.nodes)-1]
+	if r, err := payer.pays().Pay(ctx, payments.PayRequest{Invoice: payee.invoice(ctx, 150)}); err != nil {
+		n.t.Fatalf("on credit: %v: %+v", err, r)
+	}
+	for i, w := range n.nodes[:len(n.nodes)-1] {
+		next := n.nodes[i+1].id()
+		locks, err := w.Locks()
+		if err != nil || locks.Off() != nil {
+			n.t.Fatal(err, locks.Off())
+		}
+		n.until(ctx, "a channel for locks", func() bool { _, ok := locks.Way(next); return ok })
+		n.until(ctx, "the end of the settlement", func() bool {
+			a, errA := w.Book().Row(next)
+			b, errB := n.nodes[i+1].Book().Row(w.id())
+			return errA == nil && errB == nil && a.Balance == 0 && b.Balance == 0
+		})
+	}
+}
+
+// lanes is what the channel from one node to the next has paid in its slots, as its
+// payee has it in vouchers.
+func (n *lockNet) paid(ctx context.Context, from int) tally.Amount {
+	n.t.Helper()
+	locks, err := n.nodes[from].Locks()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	w, ok := locks.Way(n.nodes[from+1].id())
+	if !ok {
+		n.t.Fatal("no channel")
+	}
+	list, err := n.nodes[from+1].Channels().Manager.PaychVoucherList(ctx, w.Channel)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	best := make(map[uint64]tally.Amount)
+	for _, v := range list {
+		if v.Lane >= 1 && v.Lane <= 64 && len(v.SecretHash) == 0 {
+			best[v.Lane] = max(best[v.Lane], tally.Amount(v.Amount.Uint64()/1_000_000_000))
+		}
+	}
+	var sum tally.Amount
+	for _, units := range best {
+		sum += units
+	}
+	return sum
+}
+
+// Hub and spoke: what is far above the tabs goes from payer to payee under locks, over
+// a hub that has a channel with both. The tabs stay as they were.
+func TestLockedPaymentOverAHub(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	n := newLockNet(ctx, t, 1, 3)
+	n.open(ctx)
+	payer, payee := n.nodes[0], n.nodes[2]
+	var before []tally.Balance
+	for _, w := range n.nodes {
+		before = append(before, w.net(ctx))
+	}
+	i := payee.invoice(ctx, 4000)
+	r, err := payer.pays().Pay(ctx, payments.PayRequest{Invoice: i})
+	if err != nil || r.Status != payments.StatusComplete || !r.Preimage.Opens(i.Hash) {
+		t.Fatalf("%v: %+v", err, r)
+	}
+	if inv, err := payee.pays().WaitInvoice(ctx, i.Hash); err != nil || inv.Received != 4000 {
+		t.Fatalf("%v: %+v", err, inv)
+	}
+	for from, want := range []tally.Amount{4001, 4000} {
+		n.until(ctx, "the UNLOCK", func() bool { return n.paid(ctx, from) == want })
+	}
+	for k, w := range n.nodes {
+		locks, _ := w.Locks()
+		n.until(ctx, "the end of the locks", func() bool { return len(locks.List()) == 0 })
+		if after := w.net(ctx); after != before[k] {
+			t.Errorf("node %d: the tabs moved from %d to %d", k, before[k], after)
+		}
+	}
+}
