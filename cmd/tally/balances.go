@@ -23,11 +23,9 @@ figures of its tab are shown, and why a due settlement has not been made.`,
 			if err != nil {
 				return err
 			}
-			list, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.BalanceRow, error) { return r.Balances(ctx, id) })
-			if err != nil {
-				return err
-			}
-			return rows(a.out, list, func() *table {
+			return askRows(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.BalanceRow, error) {
+				return r.Balances(ctx, id)
+			}, func(list []rpc.BalanceRow) *table {
 				if id != "" && len(list) == 1 {
 					return balanceCard(list[0])
 				}

@@ -54,13 +54,9 @@ bridge_debt of the settings; --credit 0 is a client that can only be paid.`,
 			case credit || debt:
 				return usagef("give both, or neither", "--credit and --debt go together")
 			}
-			row, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.BridgeTokenRow, error) {
+			return askOne(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.BridgeTokenRow, error) {
 				return r.BridgeClientAdd(ctx, args[0], l)
-			})
-			if err != nil {
-				return err
-			}
-			return a.out.one(row, func() *table {
+			}, func(row rpc.BridgeTokenRow) *table {
 				return newCard().add("name", row.Name).add("address", row.Address).add("token", row.Token).add("url", row.URL)
 			})
 		},
@@ -80,11 +76,9 @@ was away or this peer stopped in between.`,
 		Example: "  tally bridge client ls",
 		Args:    nArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			list, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.BridgeClientRow, error) { return r.BridgeClientList(ctx) })
-			if err != nil {
-				return err
-			}
-			return rows(a.out, list, func() *table {
+			return askRows(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.BridgeClientRow, error) {
+				return r.BridgeClientList(ctx)
+			}, func(list []rpc.BridgeClientRow) *table {
 				t := newTable("name", "connected", ">owes", ">credit", ">debt", ">sent", ">received", ">paid in", ">paid out", ">late")
 				t.empty = "no clients"
 				for _, r := range list {
@@ -98,11 +92,7 @@ was away or this peer stopped in between.`,
 
 // bridgeRow asks for one client and prints it.
 func (a *app) bridgeRow(ctx context.Context, fn func(context.Context, *remote) (rpc.BridgeClientRow, error)) error {
-	row, err := ask(ctx, a, fn)
-	if err != nil {
-		return err
-	}
-	return a.out.one(row, func() *table {
+	return askOne(ctx, a, fn, func(row rpc.BridgeClientRow) *table {
 		return newCard().add("name", row.Name).add("address", row.Address).add("connected", row.Connected).add("owes", row.Balance).
 			add("credit", row.Credit).add("debt", row.Debt).add("sent", row.Sent).add("received", row.Received).
 			add("paid in", row.PaidIn).add("paid out", row.PaidOut).add("late", row.Late)
@@ -162,13 +152,11 @@ func (a *app) bridgeRemoveCmd() *cobra.Command {
 		Example: "  tally bridge client remove shop",
 		Args:    nArgs(1, "NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.Done, error) {
+			return askOne(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.Done, error) {
 				return r.BridgeClientRemove(ctx, args[0])
+			}, func(_ rpc.Done) *table {
+				return newCard().add("removed", args[0])
 			})
-			if err != nil {
-				return err
-			}
-			return a.out.one(d, func() *table { return newCard().add("removed", args[0]) })
 		},
 	}
 }

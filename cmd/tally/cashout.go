@@ -37,11 +37,9 @@ costs a fee.`,
 				}
 				id = info.ID.String()
 			}
-			list, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.CashoutRow, error) { return r.Cashout(ctx, id, least) })
-			if err != nil {
-				return err
-			}
-			return rows(a.out, list, func() *table {
+			return askRows(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.CashoutRow, error) {
+				return r.Cashout(ctx, id, least)
+			}, func(list []rpc.CashoutRow) *table {
 				t := newTable("PEER", "CHANNEL", ">UNITS", "MESSAGE")
 				t.empty = "nothing to cash"
 				for _, c := range list {

@@ -211,13 +211,9 @@ func (a *app) channelReleaseCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			row, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.ChannelRow, error) {
+			return askOne(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.ChannelRow, error) {
 				return r.PaychReleaseFunds(ctx, args[0], amount)
-			})
-			if err != nil {
-				return err
-			}
-			return a.out.one(row, func() *table { return channelCard(row) })
+			}, channelCard)
 		},
 	}
 }
@@ -231,11 +227,9 @@ promise; redeemed is what vouchers have taken. -o json has every figure.`,
 		Example: "  tally channel ls\n  tally channel ls -o ndjson",
 		Args:    nArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			list, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.ChannelRow, error) { return r.PaychInfo(ctx) })
-			if err != nil {
-				return err
-			}
-			return rows(a.out, list, func() *table {
+			return askRows(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.ChannelRow, error) {
+				return r.PaychInfo(ctx)
+			}, func(list []rpc.ChannelRow) *table {
 				t := newTable("CHANNEL", "DIRECTION", "STATE", ">HOLDS", ">REDEEMED", ">RESERVED", ">FREE", ">PENDING", "SETTLES", "NOTE")
 				t.empty = "no channels yet"
 				for i := range list {
@@ -316,11 +310,9 @@ every message without a receipt with its deadline. With the cid of a message, as
 				}
 				return a.showMessage(&m)
 			}
-			row, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.ChannelRow, error) { return r.PaychStatus(ctx, args[0]) })
-			if err != nil {
-				return err
-			}
-			return a.out.one(row, func() *table { return channelCard(row) })
+			return askOne(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.ChannelRow, error) {
+				return r.PaychStatus(ctx, args[0])
+			}, channelCard)
 		},
 	}
 }
@@ -357,11 +349,11 @@ that several consumers of one channel do not get in each other's way.`,
 		Example: "  tally channel lane f2…",
 		Args:    nArgs(1, "CHANNEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			l, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.Lane, error) { return r.PaychAllocateLane(ctx, args[0]) })
-			if err != nil {
-				return err
-			}
-			return a.out.one(l, func() *table { return newCard().add("channel", l.Channel).add("lane", l.Lane) })
+			return askOne(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.Lane, error) {
+				return r.PaychAllocateLane(ctx, args[0])
+			}, func(l rpc.Lane) *table {
+				return newCard().add("channel", l.Channel).add("lane", l.Lane)
+			})
 		},
 	}
 }
@@ -376,11 +368,9 @@ at its fee.`,
 		Example: "  tally channel pending\n  tally channel pending -o json",
 		Args:    nArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			list, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.MessageRow, error) { return r.PaychPending(ctx) })
-			if err != nil {
-				return err
-			}
-			return rows(a.out, list, func() *table {
+			return askRows(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.MessageRow, error) {
+				return r.PaychPending(ctx)
+			}, func(list []rpc.MessageRow) *table {
 				t := newTable("MESSAGE", "KIND", "STATE", "CHANNEL", ">VALUE", "SINCE", "DEADLINE", "ERROR")
 				t.empty = "nothing waits for the chain"
 				for _, m := range list {

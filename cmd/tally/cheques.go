@@ -23,11 +23,9 @@ States: intent, pending, refused, acked (sent); credited, redeemed, uncovered
 			if err != nil {
 				return err
 			}
-			list, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.ChequeRow, error) { return r.Cheques(ctx, id) })
-			if err != nil {
-				return err
-			}
-			return rows(a.out, list, func() *table {
+			return askRows(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.ChequeRow, error) {
+				return r.Cheques(ctx, id)
+			}, func(list []rpc.ChequeRow) *table {
 				t := newTable("PEER", "DIRECTION", ">SERIAL", ">CUMULATIVE", ">CREDITED", "STATE", "DATE")
 				t.empty = "no cheques yet"
 				for _, c := range list {

@@ -50,11 +50,7 @@ func holdCard(r rpc.HoldRow) *table {
 }
 
 func (a *app) oneHold(ctx context.Context, fn func(context.Context, *remote) (rpc.HoldRow, error)) error {
-	row, err := ask(ctx, a, fn)
-	if err != nil {
-		return err
-	}
-	return a.out.one(row, func() *table { return holdCard(row) })
+	return askOne(ctx, a, fn, holdCard)
 }
 
 // holdFlags are those of a hold that is not made yet; the returned function reads
@@ -131,11 +127,11 @@ func (a *app) holdQuoteCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		q, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.HoldQuote, error) { return r.HoldQuote(ctx, o) })
-		if err != nil {
-			return err
-		}
-		return a.out.one(q, func() *table { return newCard().add("price", q.Price) })
+		return askOne(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.HoldQuote, error) {
+			return r.HoldQuote(ctx, o)
+		}, func(q rpc.HoldQuote) *table {
+			return newCard().add("price", q.Price)
+		})
 	}
 	return cmd
 }
@@ -152,11 +148,9 @@ it is there.`,
 		Example: "  tally hold ls\n  tally hold ls --role holder -o json",
 		Args:    nArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			list, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.HoldRow, error) { return r.HoldList(ctx, role) })
-			if err != nil {
-				return err
-			}
-			return rows(a.out, list, func() *table {
+			return askRows(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.HoldRow, error) {
+				return r.HoldList(ctx, role)
+			}, func(list []rpc.HoldRow) *table {
 				t := newTable("id", "role", "status", ">amount", ">price", "payee", "changed", "memo")
 				t.empty = "no holds"
 				for _, r := range list {
@@ -212,11 +206,11 @@ outcome.`,
 		Example: "  tally hold cancel 00112233445566778899aabbccddeeff",
 		Args:    nArgs(1, "ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			done, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.Done, error) { return r.HoldCancel(ctx, args[0]) })
-			if err != nil {
-				return err
-			}
-			return a.out.one(done, func() *table { return newCard().add("asked", args[0]) })
+			return askOne(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.Done, error) {
+				return r.HoldCancel(ctx, args[0])
+			}, func(_ rpc.Done) *table {
+				return newCard().add("asked", args[0])
+			})
 		},
 	}
 }
@@ -240,13 +234,9 @@ holder that could choose among hashes would give two payers the same.`,
 			if err != nil {
 				return err
 			}
-			p, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.PromiseRow, error) {
+			return askOne(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.PromiseRow, error) {
 				return r.HoldPromise(ctx, args[0], amount, seconds)
-			})
-			if err != nil {
-				return err
-			}
-			return a.out.one(p, func() *table {
+			}, func(p rpc.PromiseRow) *table {
 				return newCard().add("promise", p.Promise).add("hash", p.PaymentHash).add("payer", p.Payer).add("amount", p.Amount).add("expires", p.ExpiresAt)
 			})
 		},
@@ -263,11 +253,11 @@ func (a *app) holdCollectCmd() *cobra.Command {
 		Example: "  tally hold collect 12D3Koo…H",
 		Args:    nArgs(1, "HOLDER"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			done, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.Done, error) { return r.HoldCollect(ctx, args[0]) })
-			if err != nil {
-				return err
-			}
-			return a.out.one(done, func() *table { return newCard().add("asked", args[0]) })
+			return askOne(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.Done, error) {
+				return r.HoldCollect(ctx, args[0])
+			}, func(_ rpc.Done) *table {
+				return newCard().add("asked", args[0])
+			})
 		},
 	}
 }

@@ -24,11 +24,7 @@ func mailCard(r rpc.MailRow) *table {
 }
 
 func (a *app) oneMail(ctx context.Context, fn func(context.Context, *remote) (rpc.MailRow, error)) error {
-	row, err := ask(ctx, a, fn)
-	if err != nil {
-		return err
-	}
-	return a.out.one(row, func() *table { return mailCard(row) })
+	return askOne(ctx, a, fn, mailCard)
 }
 
 func (a *app) holdRoomCmd() *cobra.Command {
@@ -54,11 +50,9 @@ Name the payer: a statement for whoever comes can be sold twice by the holder.`,
 			if o.TimeSeconds, err = secondsFlag("time", keep); err != nil {
 				return err
 			}
-			r, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.RoomRow, error) { return r.HoldRoom(ctx, o) })
-			if err != nil {
-				return err
-			}
-			return a.out.one(r, func() *table {
+			return askOne(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.RoomRow, error) {
+				return r.HoldRoom(ctx, o)
+			}, func(r rpc.RoomRow) *table {
 				return newCard().add("statement", r.Statement).add("holder has it", r.Given).add("payer", r.Payer).add("channel", r.Channel).
 					add("room", r.Room).add("total", r.Total).add("until epoch", r.Until).add("settle height", r.GuardHeight).add("final", r.MinSettle)
 			})
@@ -135,11 +129,9 @@ that is bought waits for its mail to be delivered.`,
 		Example: "  tally hold mails\n  tally hold mails --role payer -o json",
 		Args:    nArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			list, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.MailRow, error) { return r.HoldMails(ctx, role) })
-			if err != nil {
-				return err
-			}
-			return rows(a.out, list, func() *table {
+			return askRows(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.MailRow, error) {
+				return r.HoldMails(ctx, role)
+			}, func(list []rpc.MailRow) *table {
 				t := newTable("id", "role", "status", ">amount", ">price", "payee", "deadline", "changed")
 				t.empty = "no mails"
 				for _, r := range list {

@@ -18,11 +18,9 @@ Another peer connects with one of the addresses.`,
   tally peers connect "$(tally id --repo /other/repo -o json | jq -r .addrs[0])"`,
 		Args: nArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			id, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.Identity, error) { return r.ID(ctx) })
-			if err != nil {
-				return err
-			}
-			return a.out.one(id, func() *table {
+			return askOne(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.Identity, error) {
+				return r.ID(ctx)
+			}, func(id rpc.Identity) *table {
 				t := newCard().add("peer id", id.PeerID).add("agent", id.Agent).add("network", id.Network)
 				for _, addr := range id.Addrs {
 					t.add("address", addr)

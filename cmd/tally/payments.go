@@ -44,11 +44,7 @@ func invoiceCard(r rpc.InvoiceRow) *table {
 }
 
 func (a *app) oneInvoice(ctx context.Context, fn func(context.Context, *remote) (rpc.InvoiceRow, error)) error {
-	row, err := ask(ctx, a, fn)
-	if err != nil {
-		return err
-	}
-	return a.out.one(row, func() *table { return invoiceCard(row) })
+	return askOne(ctx, a, fn, invoiceCard)
 }
 
 func (a *app) invoiceCmd() *cobra.Command {
@@ -111,13 +107,9 @@ claimed. An invoice is open, held, paid, cancelled or expired.`,
 		Example: "  tally listinvoices\n  tally listinvoices -o json",
 		Args:    nArgs(0, "HASH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			list, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.InvoiceRow, error) {
+			return askRows(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.InvoiceRow, error) {
 				return r.ListInvoices(ctx, optionalArg(args))
-			})
-			if err != nil {
-				return err
-			}
-			return rows(a.out, list, func() *table {
+			}, func(list []rpc.InvoiceRow) *table {
 				t := newTable("hash", ">amount", "status", ">waiting", ">received", "paid", "expires", "memo")
 				t.empty = "no invoices"
 				for _, r := range list {
@@ -146,13 +138,9 @@ settled. When a payment is whole its parts are claimed and leave this list.`,
 		Example: "  tally listpartialinvoices",
 		Args:    nArgs(0, "HASH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			list, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.PartialInvoiceRow, error) {
+			return askRows(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.PartialInvoiceRow, error) {
 				return r.ListPartialInvoices(ctx, optionalArg(args))
-			})
-			if err != nil {
-				return err
-			}
-			return rows(a.out, list, func() *table {
+			}, func(list []rpc.PartialInvoiceRow) *table {
 				t := newTable("hash", "from", ">part", ">total", "received", "deadline")
 				t.empty = "nothing waits"
 				for _, r := range list {
@@ -348,11 +336,9 @@ func (a *app) listPaymentsCmd() *cobra.Command {
 		Example: "  tally listpayments\n  tally listpayments -o json",
 		Args:    nArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			list, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.PaymentRow, error) { return r.ListPayments(ctx) })
-			if err != nil {
-				return err
-			}
-			return rows(a.out, list, func() *table {
+			return askRows(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.PaymentRow, error) {
+				return r.ListPayments(ctx)
+			}, func(list []rpc.PaymentRow) *table {
 				t := newTable("hash", "payee", ">amount", "status", ">arrived", ">pending", ">fees", "created", "certain by")
 				t.empty = "no payments"
 				for _, r := range list {
@@ -373,13 +359,9 @@ failed part shows why, and how many hops had taken it before.`,
 		Example: "  tally listpartialpayments\n  tally listpartialpayments 42",
 		Args:    nArgs(0, "ID|HASH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			list, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.PartRow, error) {
+			return askRows(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.PartRow, error) {
 				return r.ListPartialPayments(ctx, optionalArg(args))
-			})
-			if err != nil {
-				return err
-			}
-			return rows(a.out, list, func() *table { return partTable(list) })
+			}, partTable)
 		},
 	}
 }
@@ -401,13 +383,9 @@ seconds.`,
 			if opts.Amount, err = unitsArg(args[1], false); err != nil {
 				return err
 			}
-			row, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.PartReply, error) {
+			return askOne(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.PartReply, error) {
 				return r.SendPartialPay(ctx, args[0], opts)
-			})
-			if err != nil {
-				return err
-			}
-			return a.out.one(row, func() *table {
+			}, func(row rpc.PartReply) *table {
 				t := newCard().add("outcome", row.Outcome).add("id", row.ID).add("hash", row.PaymentHash)
 				if row.Preimage != "" {
 					t.add("preimage", row.Preimage)
@@ -443,13 +421,9 @@ func (a *app) waitPartialPayCmd() *cobra.Command {
 			if err != nil {
 				return usagef("use an id that sendpartialpay printed", "%q is not the id of a part", args[0])
 			}
-			row, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.PartRow, error) {
+			return askOne(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.PartRow, error) {
 				return waitUntil(time.Now().Add(timeout), func(ms int) (rpc.PartRow, error) { return r.WaitPartialPay(ctx, id, ms) })
-			})
-			if err != nil {
-				return err
-			}
-			return a.out.one(row, func() *table {
+			}, func(row rpc.PartRow) *table {
 				return newCard().add("id", row.ID).add("status", row.Status).add("amount", row.Amount).add("fee", row.Fee).
 					add("via", strings.Join(row.Via, " ")).add("hash", row.PaymentHash)
 			})
@@ -466,13 +440,9 @@ func (a *app) waitPaymentCmd() *cobra.Command {
 		Example: "  tally waitpayment 5f0c… --timeout 15m",
 		Args:    nArgs(1, "HASH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			row, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.PaymentRow, error) {
+			return askOne(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.PaymentRow, error) {
 				return waitUntil(time.Now().Add(timeout), func(ms int) (rpc.PaymentRow, error) { return r.WaitPayment(ctx, args[0], ms) })
-			})
-			if err != nil {
-				return err
-			}
-			return a.out.one(row, func() *table { return paymentCard(row) })
+			}, paymentCard)
 		},
 	}, &timeout)
 }

@@ -61,11 +61,9 @@ func (a *app) peersLsCmd() *cobra.Command {
 		Example: "  tally peers ls\n  tally peers ls -o ndjson",
 		Args:    nArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			list, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.PeerRow, error) { return r.Peers(ctx) })
-			if err != nil {
-				return err
-			}
-			return rows(a.out, list, func() *table { return peerTable(list) })
+			return askRows(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.PeerRow, error) {
+				return r.Peers(ctx)
+			}, peerTable)
 		},
 	}
 }
@@ -99,11 +97,11 @@ func (a *app) peersConnectCmd() *cobra.Command {
 			if _, err := rpc.ParseAddr(args[0]); err != nil {
 				return usagef("use an address that `tally id` of the other peer prints", "%w", err)
 			}
-			row, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.PeerRow, error) { return r.PeerConnect(ctx, args[0]) })
-			if err != nil {
-				return err
-			}
-			return a.out.one(row, func() *table { return peerTable([]rpc.PeerRow{row}) })
+			return askOne(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.PeerRow, error) {
+				return r.PeerConnect(ctx, args[0])
+			}, func(row rpc.PeerRow) *table {
+				return peerTable([]rpc.PeerRow{row})
+			})
 		},
 	}
 }
@@ -147,13 +145,9 @@ this command. What you forgive is the skew in ` + "`tally balances PEER`" + `.`,
 			if err != nil {
 				return err
 			}
-			row, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.BalanceRow, error) {
+			return askOne(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.BalanceRow, error) {
 				return r.PeerResolve(ctx, info.ID.String())
-			})
-			if err != nil {
-				return err
-			}
-			return a.out.one(row, func() *table { return balanceCard(row) })
+			}, balanceCard)
 		},
 	}
 }

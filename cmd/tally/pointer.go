@@ -45,13 +45,9 @@ func (a *app) pointerAddCmd() *cobra.Command {
 		Example: "  tally bridge pointer add /bill/7 --kind invoice --amount 2500",
 		Args:    nArgs(1, "PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			row, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.PointerRow, error) {
+			return askOne(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.PointerRow, error) {
 				return r.PointerAdd(ctx, pointerPath(args[0]), kind, amount)
-			})
-			if err != nil {
-				return err
-			}
-			return a.out.one(row, func() *table {
+			}, func(row rpc.PointerRow) *table {
 				return newCard().add("pointer", "$host"+row.Path).add("kind", row.Kind).add("amount", row.Amount)
 			})
 		},
@@ -70,11 +66,9 @@ func (a *app) pointerLsCmd() *cobra.Command {
 		Example: "  tally bridge pointer ls",
 		Args:    nArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			list, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.PointerRow, error) { return r.PointerList(ctx) })
-			if err != nil {
-				return err
-			}
-			return rows(a.out, list, func() *table {
+			return askRows(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.PointerRow, error) {
+				return r.PointerList(ctx)
+			}, func(list []rpc.PointerRow) *table {
 				t := newTable("pointer", "kind", ">amount", ">balance")
 				t.empty = "no payment pointers"
 				for _, r := range list {
@@ -94,13 +88,11 @@ func (a *app) pointerRemoveCmd() *cobra.Command {
 		Example: "  tally bridge pointer remove /bill/7",
 		Args:    nArgs(1, "PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.Done, error) {
+			return askOne(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.Done, error) {
 				return r.PointerRemove(ctx, pointerPath(args[0]))
+			}, func(_ rpc.Done) *table {
+				return newCard().add("removed", "$host"+pointerPath(args[0]))
 			})
-			if err != nil {
-				return err
-			}
-			return a.out.one(d, func() *table { return newCard().add("removed", "$host"+pointerPath(args[0])) })
 		},
 	}
 }

@@ -250,3 +250,21 @@ func ask[T any](ctx context.Context, a *app, fn func(context.Context, *remote) (
 	}
 	return v, nil
 }
+
+// askOne calls the running peer once and prints the one thing that it answers.
+func askOne[T any](ctx context.Context, a *app, fn func(context.Context, *remote) (T, error), draw func(T) *table) error {
+	v, err := ask(ctx, a, fn)
+	if err != nil {
+		return err
+	}
+	return a.out.one(v, func() *table { return draw(v) })
+}
+
+// askRows calls the running peer once and prints the list that it answers.
+func askRows[T any](ctx context.Context, a *app, fn func(context.Context, *remote) ([]T, error), draw func([]T) *table) error {
+	list, err := ask(ctx, a, fn)
+	if err != nil {
+		return err
+	}
+	return rows(a.out, list, func() *table { return draw(list) })
+}

@@ -25,16 +25,12 @@ credit. It credits one payment threshold ahead at the most.`,
 			if err != nil {
 				return err
 			}
-			s, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.SettleResult, error) {
+			return askOne(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.SettleResult, error) {
 				if cmd.Flags().Changed("prepay") {
 					return r.Prepay(ctx, info.ID.String(), prepay)
 				}
 				return r.Settle(ctx, info.ID.String())
-			})
-			if err != nil {
-				return err
-			}
-			return a.out.one(s, func() *table {
+			}, func(s rpc.SettleResult) *table {
 				return newCard().add("peer", s.Peer).add("paid", s.Paid).add("cheque", "#"+cell(s.Serial)).
 					add("cumulative", s.Cumulative).add("state", s.State).add("balance", s.Balance)
 			})

@@ -104,11 +104,7 @@ to be reachable for the opening. --via names the peers on the way, first hop fir
 
 // socketRow asks for one socket and prints it.
 func (a *app) socketRow(ctx context.Context, fn func(context.Context, *remote) (rpc.SocketRow, error)) error {
-	row, err := ask(ctx, a, fn)
-	if err != nil {
-		return err
-	}
-	return a.out.one(row, func() *table { return socketCard(row) })
+	return askOne(ctx, a, fn, socketCard)
 }
 
 func socketCard(r rpc.SocketRow) *table {
@@ -135,11 +131,9 @@ found by its id. Loss is what the hops kept.`,
 		Example: "  tally socket ls",
 		Args:    nArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			list, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.SocketRow, error) { return r.SocketList(ctx) })
-			if err != nil {
-				return err
-			}
-			return rows(a.out, list, func() *table {
+			return askRows(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.SocketRow, error) {
+				return r.SocketList(ctx)
+			}, func(list []rpc.SocketRow) *table {
 				t := newTable("id", "peer", ">min", ">max", ">balance", ">sent", ">received", "settled", ">loss", "note")
 				t.empty = "no sockets"
 				for _, r := range list {

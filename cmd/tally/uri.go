@@ -61,11 +61,9 @@ STREAM, or by PSK2 where it pays out.`,
 			if ilp {
 				return a.createILP(cmd.Context(), args[0], opts)
 			}
-			u, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.URIRow, error) { return r.URICreate(ctx, args[0], opts) })
-			if err != nil {
-				return err
-			}
-			return a.out.one(u, func() *table {
+			return askOne(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.URIRow, error) {
+				return r.URICreate(ctx, args[0], opts)
+			}, func(u rpc.URIRow) *table {
 				return newCard().add("uri", u.URI).add("kind", u.Kind).add("amount", u.Amount).add("expires", u.Expires)
 			})
 		},
@@ -79,11 +77,9 @@ STREAM, or by PSK2 where it pays out.`,
 }
 
 func (a *app) createILP(ctx context.Context, kind string, opts rpc.URIOptions) error {
-	row, err := ask(ctx, a, func(ctx context.Context, r *remote) (rpc.ILPRow, error) { return r.ILPCreate(ctx, kind, opts) })
-	if err != nil {
-		return err
-	}
-	return a.out.one(row, func() *table {
+	return askOne(ctx, a, func(ctx context.Context, r *remote) (rpc.ILPRow, error) {
+		return r.ILPCreate(ctx, kind, opts)
+	}, func(row rpc.ILPRow) *table {
 		return newCard().add("address", row.Address).add("secret", row.Secret).add("protocol", row.Protocol).
 			add("kind", row.Kind).add("amount", row.Amount).add("expires", row.Expires)
 	})
@@ -91,11 +87,9 @@ func (a *app) createILP(ctx context.Context, kind string, opts rpc.URIOptions) e
 
 // follow does what a payment pointer is for.
 func (a *app) follow(ctx context.Context, pointer string, opts rpc.FollowOptions) error {
-	row, err := ask(ctx, a, func(ctx context.Context, r *remote) (rpc.MovedRow, error) { return r.PointerFollow(ctx, pointer, opts) })
-	if err != nil {
-		return err
-	}
-	return a.out.one(row, func() *table {
+	return askOne(ctx, a, func(ctx context.Context, r *remote) (rpc.MovedRow, error) {
+		return r.PointerFollow(ctx, pointer, opts)
+	}, func(row rpc.MovedRow) *table {
 		return newCard().add("pointer", row.Pointer).add("kind", row.Kind).add("sent", row.Sent).
 			add("delivered", row.Delivered).add("received", row.Received)
 	})

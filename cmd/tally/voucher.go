@@ -108,18 +108,14 @@ error that says why. Spendable says whether the chain would take it now.`,
 		Example: "  tally voucher check f2… i1UB…",
 		Args:    nArgs(2, "CHANNEL", "TEXT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (voucherCheck, error) {
+			return askOne(cmd.Context(), a, func(ctx context.Context, r *remote) (voucherCheck, error) {
 				v, err := r.PaychVoucherCheckValid(ctx, args[0], args[1])
 				if err != nil {
 					return voucherCheck{}, err
 				}
 				s, err := r.PaychVoucherCheckSpendable(ctx, args[0], args[1], secret)
 				return voucherCheck{true, s.Spendable, v}, err
-			})
-			if err != nil {
-				return err
-			}
-			return a.out.one(c, func() *table {
+			}, func(c voucherCheck) *table {
 				t := newCard().add("valid", c.Valid).add("spendable", c.Spendable)
 				t.rows = append(t.rows, voucherCard(c.Voucher).rows...)
 				return t
@@ -147,13 +143,11 @@ secret is known. --min-delta refuses a voucher that adds less.
 			if err != nil {
 				return err
 			}
-			v, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.VoucherAdded, error) {
+			return askOne(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.VoucherAdded, error) {
 				return r.PaychVoucherAdd(ctx, args[0], args[1], secret, least)
+			}, func(v rpc.VoucherAdded) *table {
+				return newCard().add("channel", v.Channel).add("delta", showFIL(v.Delta))
 			})
-			if err != nil {
-				return err
-			}
-			return a.out.one(v, func() *table { return newCard().add("channel", v.Channel).add("delta", showFIL(v.Delta)) })
 		},
 	}
 	secretFlag(cmd, &secret)
@@ -170,13 +164,9 @@ Origin says who gave them: given by us, received, or a refund that the payee sig
 		Example: "  tally voucher ls f2…\n  tally voucher ls f2… -o ndjson",
 		Args:    nArgs(1, "CHANNEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			list, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.VoucherRow, error) {
+			return askRows(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.VoucherRow, error) {
 				return r.PaychVoucherRecords(ctx, args[0])
-			})
-			if err != nil {
-				return err
-			}
-			return rows(a.out, list, func() *table {
+			}, func(list []rpc.VoucherRow) *table {
 				t := newTable(">LANE", ">NONCE", ">AMOUNT", "ORIGIN", "LIVE", "REDEEMED", "LOCK", ">EPOCH", "VOUCHER")
 				t.empty = "no vouchers yet"
 				for i := range list {

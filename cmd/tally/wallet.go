@@ -37,11 +37,11 @@ func (a *app) walletNewCmd() *cobra.Command {
 		Example: "  tally wallet new",
 		Args:    nArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			w, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.WalletRow, error) { return r.WalletNew(ctx) })
-			if err != nil {
-				return err
-			}
-			return a.out.one(w, func() *table { return walletTable([]rpc.WalletRow{w}) })
+			return askOne(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.WalletRow, error) {
+				return r.WalletNew(ctx)
+			}, func(w rpc.WalletRow) *table {
+				return walletTable([]rpc.WalletRow{w})
+			})
 		},
 	}
 }
@@ -54,11 +54,9 @@ func (a *app) walletLsCmd() *cobra.Command {
 		Example: "  tally wallet ls -o json",
 		Args:    nArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			list, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.WalletRow, error) { return r.WalletList(ctx) })
-			if err != nil {
-				return err
-			}
-			return rows(a.out, list, func() *table { return walletTable(list) })
+			return askRows(cmd.Context(), a, func(ctx context.Context, r *remote) ([]rpc.WalletRow, error) {
+				return r.WalletList(ctx)
+			}, walletTable)
 		},
 	}
 }
@@ -71,11 +69,11 @@ func (a *app) walletBalanceCmd() *cobra.Command {
 		Example: "  tally wallet balance f1…",
 		Args:    nArgs(1, "ADDRESS"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			w, err := ask(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.WalletRow, error) { return r.WalletBalance(ctx, args[0]) })
-			if err != nil {
-				return err
-			}
-			return a.out.one(w, func() *table { return walletTable([]rpc.WalletRow{w}) })
+			return askOne(cmd.Context(), a, func(ctx context.Context, r *remote) (rpc.WalletRow, error) {
+				return r.WalletBalance(ctx, args[0])
+			}, func(w rpc.WalletRow) *table {
+				return walletTable([]rpc.WalletRow{w})
+			})
 		},
 	}
 }
