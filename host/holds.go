@@ -70,9 +70,13 @@ func (n *Node) openHolds(ctx context.Context, cfg HoldsConfig, carrier *partCarr
 		return err
 	}
 	wire := holdnet.New(n.host, n.log)
+	meter, delta := holdMeter{book: n.book}, time.Duration(0)
+	if n.locks != nil && n.locks.Off() == nil {
+		carrier.ways, meter.locks, delta = n, n.locks, n.locks.between()
+	}
 	s, err := hold.Open(ctx, hold.Config{
 		Self: n.host.ID(), Realm: realmText(n.book.Realm()), Policy: cfg.Policy, Key: key, Sign: private.Sign, Store: n.store,
-		Carrier: carrier, Channels: cfg.Channels, Wire: wire, Meter: holdMeter{n.book}, Logger: n.log,
+		Carrier: carrier, Channels: cfg.Channels, Wire: wire, Meter: meter, LockDelta: delta, Logger: n.log,
 	})
 	if err != nil {
 		return err
@@ -114,7 +118,10 @@ func (n *Node) online(p peer.ID) {
 }
 
 // holdMeter puts the price of holding on the tabs.
-type holdMeter struct{ book *swap.Book }
+type holdMeter struct {
+	book  *swap.Book
+	locks *Locks // nil where nothing goes under a lock
+}
 
 var _ hold.Meter = holdMeter{}
 
@@ -129,9 +136,15 @@ func (m holdMeter) Consume(ctx context.Context, holder peer.ID, price tally.Amou
 	return m.booking(m.book.Reserve(ctx, holder, serviceHold, swap.Consume, price))
 }
 
-// Room is what fits the tab with a holder as a packet.
-func (m holdMeter) Room(holder peer.ID) (tally.Amount, error) {
-	return m.book.HeadroomPacket(holder, swap.Consume)
+// Room is what fits the tab with a holder as a packet, or the channel to it under a
+// lock.
+func (m holdMeter) Room(holder peer.ID) (hold.Room, error) {
+	credit, err := m.book.HeadroomPacket(holder, swap.Consume)
+	room := hold.Room{Credit: credit}
+	if err == nil && m.locks != nil {
+		room.Lock, room.LockUntil = m.locks.longest(holder)
+	}
+	return room, err
 }
 
 func (m holdMeter) booking(h swap.Hold, err error) (hold.Booking, error) {

@@ -28,6 +28,14 @@ type lockNet struct {
 
 func newLockNet(ctx context.Context, t *testing.T, fee tally.Amount, nodes int) *lockNet {
 	t.Helper()
+	return newLockNetWith(ctx, t, nodes, 3000, func(_ int, c *host.Config) {
+		c.Packets = &host.PacketsConfig{Rules: forward.Rules{FeeBase: fee}}
+	})
+}
+
+// newLockNetWith is newLockNet with another settle delay, and configurations.
+func newLockNetWith(ctx context.Context, t *testing.T, nodes int, settleDelay int64, change func(i int, c *host.Config)) *lockNet {
+	t.Helper()
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -37,20 +45,22 @@ func newLockNet(ctx context.Context, t *testing.T, fee tally.Amount, nodes int) 
 	folder, err := repo.OpenDevnet(filepath.Join(t.TempDir(), "net"))
 	must(err)
 	// Epochs are short, and the settle delay long in them: parts have over a minute.
-	d, err := host.StartDevnet(ctx, folder, host.DevnetConfig{BlockTime: 100 * time.Millisecond, SettleDelay: 3000, Finality: 1, Logger: slog.New(slog.DiscardHandler)})
+	d, err := host.StartDevnet(ctx, folder, host.DevnetConfig{BlockTime: 100 * time.Millisecond, SettleDelay: settleDelay, Finality: 1, Logger: slog.New(slog.DiscardHandler)})
 	must(err)
 	t.Cleanup(func() { must(errors.Join(d.Close(context.Background()), folder.Close())) })
 	dev, err := host.DialDevnet(ctx, filepath.Dir(folder.DatastoreDir()))
 	must(err)
 	t.Cleanup(func() { must(dev.Close()) })
 	n := &lockNet{t: t, chain: d, dev: dev}
-	for range nodes {
+	for i := range nodes {
 		policy := swap.DefaultPolicy()
 		policy.Mode, policy.PaymentThreshold, policy.DisconnectThreshold = swap.ModeHard, 100, 200
-		w := newWayfarer(t, host.Config{
-			Policy: policy, Payments: &host.PaymentsConfig{}, Packets: &host.PacketsConfig{Rules: forward.Rules{FeeBase: fee}},
+		cfg := host.Config{
+			Policy: policy, Payments: &host.PaymentsConfig{},
 			Chain: &host.ChainConfig{URL: d.Info().RPC, Token: lotus.Token(folder.Token().Reveal())},
-		})
+		}
+		change(i, &cfg)
+		w := newWayfarer(t, cfg)
 		_, err := dev.Faucet(ctx, w.Payout().String(), "1000FIL")
 		must(err)
 		n.nodes = append(n.nodes, w)

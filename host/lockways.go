@@ -84,3 +84,22 @@ func coarse(n tally.Amount) tally.Amount {
 	}
 	return n
 }
+
+// longest is what a lock of ours to p can carry, and until when a packet that is our own
+// may last under it, in milliseconds since 1970.
+func (l *Locks) longest(p peer.ID) (tally.Amount, int64) {
+	way, ok := l.Way(p)
+	terms, clock, seen := l.Times()
+	if !ok || !seen {
+		return 0, 0
+	}
+	// The lock outlasts its packet by what the payee needs; heads differ at both ends.
+	return way.Free, clock.Begins(terms.Furthest(clock.Head) - terms.Least() - 2*terms.Skew - 2)
+}
+
+// between is by how much a lock of ours ends later than one that is paid out of it, in
+// wall time: the hop delta, and what heads differ by.
+func (l *Locks) between() time.Duration {
+	terms := l.Terms()
+	return time.Duration(terms.Delta()+2*terms.Skew+2) * l.every
+}

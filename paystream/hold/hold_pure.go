@@ -26,10 +26,12 @@ const (
 	// least: an offer that ends last is answered within the late hold of 10 minutes,
 	// and the holder may be starting again at that moment.
 	Answerable = 12 * time.Minute
+	// clocks is what the clocks of payer and holder may differ by.
+	clocks = 3 * time.Minute
 	// MinReturn is what a payer gives: Answerable, and clocks that differ. A payer
 	// that is back by the end of its return time, or within the late hold after,
 	// settles what was paid meanwhile.
-	MinReturn = 15 * time.Minute
+	MinReturn = Answerable + clocks
 	// DraftTime is how long a parked hold waits for the payer's money.
 	DraftTime = time.Minute
 	// Kept is how long finished holds are listed.

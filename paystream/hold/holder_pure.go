@@ -149,6 +149,8 @@ type Holder struct {
 	polled map[peer.ID]int64 // of payees with holds that want it
 	early  []early
 	live   int
+	// answerable is Answerable, or what locks need, in ms.
+	answerable int64
 }
 
 // NewHolder returns a core without holds. policy must be valid.
@@ -156,6 +158,7 @@ func NewHolder(self peer.ID, policy Policy) *Holder {
 	return &Holder{
 		self: self, policy: policy.Complete(), rows: make(map[ID]*Held), outs: make(map[payments.PartID]*Held),
 		payers: make(map[peer.ID]*load), payees: make(map[peer.ID]*load), polled: make(map[peer.ID]int64),
+		answerable: Answerable.Milliseconds(),
 	}
 }
 
@@ -227,6 +230,8 @@ func (h *Holder) vet(now int64, t *Terms) error {
 		return wrapTerms("too little time")
 	case left > h.policy.MaxTime.Milliseconds():
 		return wrapTerms("too long: at most " + h.policy.MaxTime.String())
+	case bound < h.answerable+clocks.Milliseconds():
+		return wrapTerms("bound for too short a time: at least " + (time.Duration(h.answerable)*time.Millisecond + clocks).String() + " longer than the hold")
 	case bound > h.policy.MaxReturn.Milliseconds():
 		return wrapTerms("bound for too long: at most " + h.policy.MaxReturn.String())
 	case t.Amount > h.policy.MaxAmount:
@@ -350,7 +355,7 @@ func (h *Holder) arrived(now int64, ev *HolderEvent, fx []Effect) []Effect {
 	}
 	switch r.State {
 	case StateDraft:
-		if a.Hash != r.Hash || a.Amount != r.Amount || a.Expires < r.Expires+Answerable.Milliseconds() ||
+		if a.Hash != r.Hash || a.Amount != r.Amount || a.Expires < r.Expires+h.answerable ||
 			r.Expires-now < (Delta+OfferLeast).Milliseconds() {
 			return append(fx, refuse)
 		}

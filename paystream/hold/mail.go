@@ -604,8 +604,8 @@ func (s *Service) order(ctx context.Context, ch Channels, row *Bought, q *BuyReq
 		}
 	}
 	room, err := s.cfg.Meter.Room(q.Holder)
-	if err == nil && room < row.Amount {
-		err = &RoomError{Room: room}
+	if now := s.Now(); err == nil {
+		err = room.fits(now, row.Amount, now+BuyTime.Milliseconds())
 	}
 	if err == nil {
 		reply, err = s.cfg.Wire.Buy(ctx, &row.Purchase, row.Price, false)

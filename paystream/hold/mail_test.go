@@ -184,9 +184,8 @@ func TestRefusedToBuy(t *testing.T) {
 		"is gone":              {func(w *town, _ *LaneStatement, _ *BuyRequest) { w.ledger.gone = true }, ErrChannel},
 		"too dear":             {func(_ *town, _ *LaneStatement, q *BuyRequest) { q.MaxPrice = 2 }, ErrPrice},
 		"no room on the tab": {func(w *town, _ *LaneStatement, _ *BuyRequest) {
-			room := tally.Amount(199)
 			w.mu.Lock()
-			w.tabRoom = &room
+			w.tabRoom = &Room{Credit: 199}
 			w.mu.Unlock()
 		}, ErrNoRoom},
 		"the holder has spent it": {func(w *town, _ *LaneStatement, _ *BuyRequest) { w.ledger.used = 801 }, ErrLaneRoom},

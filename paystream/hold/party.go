@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/paystream/payments"
 )
 
 // Of a payer.
@@ -50,8 +51,8 @@ func (s *Service) terms(q *PayRequest) (*Sent, error) {
 	if q.Return == 0 {
 		q.Return = DefaultReturn
 	}
-	if q.Time < 0 || q.Return < MinReturn || max(q.Time, q.Return) > 365*24*time.Hour {
-		return nil, wrapTerms(fmt.Sprintf("return time %v: at least %v", q.Return, MinReturn))
+	if least := max(MinReturn, s.cfg.LockDelta+clocks); q.Time < 0 || q.Return < least || max(q.Time, q.Return) > 365*24*time.Hour {
+		return nil, wrapTerms(fmt.Sprintf("return time %v: at least %v", q.Return, least))
 	}
 	r := &Sent{Terms: Terms{
 		ID: newID(), Payer: s.cfg.Self, Holder: q.Holder, Payee: q.Payee, Amount: q.Amount,
@@ -59,6 +60,9 @@ func (s *Service) terms(q *PayRequest) (*Sent, error) {
 	}, Memo: q.Memo}
 	r.Until = r.Expires + q.Return.Milliseconds()
 	r.Certain = s.cfg.Carrier.CertainBy(time.UnixMilli(r.Until), 1).UnixMilli()
+	if c, ok := s.cfg.Carrier.(payments.LockCarrier); ok {
+		r.Certain = max(r.Certain, c.LockCertainBy(time.UnixMilli(r.Until)).UnixMilli())
+	}
 	if p := q.Promise; p != nil {
 		if err := p.Verify(s.cfg.Realm, s.cfg.Self); err != nil {
 			return nil, err
@@ -162,10 +166,10 @@ func (s *Service) park(ctx context.Context, r *Sent) {
 // the room in between is refused by the carrier, and only the price is lost.
 func (s *Service) fits(r *Sent) error {
 	room, err := s.cfg.Meter.Room(r.Holder)
-	if err == nil && room < r.Amount {
-		err = &RoomError{Room: room}
+	if err != nil {
+		return err
 	}
-	return err
+	return room.fits(s.Now(), r.Amount, r.Until)
 }
 
 func (s *Service) parked(id ID, err error) {

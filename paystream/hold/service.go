@@ -48,9 +48,17 @@ var (
 )
 
 // RoomError says what fits.
-type RoomError struct{ Room tally.Amount }
+type RoomError struct {
+	Room tally.Amount
+	// Longest is for how long the amount would fit under a lock; 0: it would not.
+	Longest time.Duration
+}
 
 func (e *RoomError) Error() string {
+	if e.Longest > 0 {
+		return fmt.Sprintf("%v: beyond %d units a lock of the channel takes it, for %v at most, with the time that we may stay away; give less time",
+			ErrNoRoom, e.Room, e.Longest.Round(time.Second))
+	}
 	return fmt.Sprintf("%v: %d units fit beside the price; hold less, or settle the tab first", ErrNoRoom, e.Room)
 }
 
@@ -95,8 +103,28 @@ type Meter interface {
 	// Serve reserves what a payer is to owe us, Consume what we are to owe a holder.
 	Serve(ctx context.Context, payer peer.ID, price tally.Amount) (Booking, error)
 	Consume(ctx context.Context, holder peer.ID, price tally.Amount) (Booking, error)
-	// Room is what a hold of ours at a holder may have now, beside what is reserved.
-	Room(holder peer.ID) (tally.Amount, error)
+	// Room is what a part of ours to a holder may have now, beside what is reserved.
+	Room(holder peer.ID) (Room, error)
+}
+
+// Room is what fits between us and a neighbour.
+type Room struct {
+	// Credit fits the tab. Lock fits a lock of the channel that ends by LockUntil, in
+	// milliseconds since 1970; 0: no lock is made.
+	Credit, Lock tally.Amount
+	LockUntil    int64
+}
+
+// fits refuses a part that could not leave. now is for the text.
+func (r *Room) fits(now int64, amount tally.Amount, until int64) error {
+	if amount <= r.Credit || amount <= r.Lock && until <= r.LockUntil {
+		return nil
+	}
+	e := &RoomError{Room: max(r.Credit, r.Lock)}
+	if amount <= r.Lock {
+		e.Room, e.Longest = r.Credit, time.Duration(max(0, r.LockUntil-now))*time.Millisecond
+	}
+	return e
 }
 
 // Booking is one reservation. Both ends are called once between them.
@@ -117,6 +145,10 @@ type Config struct {
 	Sign    func([]byte) ([]byte, error)
 	Store   *durable.Store
 	Carrier payments.Carrier
+	// LockDelta is how much longer than a hold the payer's part has to be bound where
+	// parts may travel under locks: a lock out has to be final on the chain, and told,
+	// before the lock in ends. 0: all travels on credit.
+	LockDelta time.Duration
 	// Channels buys, sells and takes vouchers; nil: not.
 	Channels Channels
 	Wire     Wire
@@ -191,6 +223,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	if cfg.Key != nil {
 		s.payee.key = cfg.Key
 	}
+	s.holder.answerable = max(s.holder.answerable, cfg.LockDelta.Milliseconds())
 	s.wallMS = s.wallAt.UnixMilli()
 	s.ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if err := s.load(ctx); err != nil {

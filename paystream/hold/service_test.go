@@ -33,7 +33,7 @@ type town struct {
 	tabs  map[[2]peer.ID]tally.Amount // price charged, payer to holder
 	lie   func(t *Terms)              // what a holder says of its holds
 	// tabRoom is what the payer's tab has; nil: enough.
-	tabRoom *tally.Amount
+	tabRoom *Room
 	ledger  *ledger // nil: no chain
 }
 
@@ -213,13 +213,13 @@ func (m meterOf) Consume(context.Context, peer.ID, tally.Amount) (Booking, error
 	return booking{}, nil
 }
 
-func (m meterOf) Room(holder peer.ID) (tally.Amount, error) {
+func (m meterOf) Room(peer.ID) (Room, error) {
 	m.w.mu.Lock()
 	defer m.w.mu.Unlock()
 	if m.w.tabRoom != nil {
 		return *m.w.tabRoom, nil
 	}
-	return 1000, nil
+	return Room{Credit: 1000}, nil
 }
 
 func (b booking) Commit(price tally.Amount) error {
@@ -254,8 +254,7 @@ func (w *town) balances(payer, holder, payee tally.Balance) {
 func TestNoRoomCostsNothing(t *testing.T) {
 	inTown(t, func(t *testing.T, w *town) {
 		payer, holder := w.start("payer", nil), w.start("holder", nil)
-		room := tally.Amount(99)
-		w.tabRoom = &room
+		w.tabRoom = &Room{Credit: 99}
 		_, err := payer.Pay(t.Context(), w.request(100))
 		var none *RoomError
 		if !errors.As(err, &none) || !errors.Is(err, ErrNoRoom) || none.Room != 99 {

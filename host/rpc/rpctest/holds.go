@@ -207,7 +207,7 @@ func (freeMeter) Consume(context.Context, peer.ID, tally.Amount) (hold.Booking, 
 	return freeMeter{}, nil
 }
 
-func (freeMeter) Room(peer.ID) (tally.Amount, error) { return 1 << 40, nil }
+func (freeMeter) Room(peer.ID) (hold.Room, error) { return hold.Room{Credit: 1 << 40}, nil }
 
 func (freeMeter) Commit(tally.Amount) error { return nil }
 func (freeMeter) Release()                  {}
