@@ -104,11 +104,15 @@ func RecoverSigner(sig *crypto.Signature, msg []byte) (address.Address, error) {
 	if err := checkForm(sig); err != nil {
 		return address.Undef, err
 	}
+	digest := blake2b.Sum256(msg)
+	name := signerName(digest, sig.Data)
+	if signer, ok := signers.get(name); ok {
+		return signer, nil
+	}
 	// The library has v first, offset by 27.
 	var compact [SignatureSize]byte
 	compact[0] = 27 + sig.Data[64]
 	copy(compact[1:], sig.Data[:64])
-	digest := blake2b.Sum256(msg)
 	key, _, err := ecdsa.RecoverCompact(compact[:], digest[:])
 	if err != nil {
 		return address.Undef, ErrSignature
@@ -117,6 +121,7 @@ func RecoverSigner(sig *crypto.Signature, msg []byte) (address.Address, error) {
 	if err != nil {
 		return address.Undef, ErrSignature
 	}
+	signers.put(name, signer)
 	return signer, nil
 }
 
