@@ -92,6 +92,7 @@ var table = []benchmark{
 	{"mem", "bytes an account and a connected peer", benchMem},
 	{"stream", "packets over 1, 2 and 4 hops", benchStream},
 	{"multipath", "payments of 1 part over 1, 2 and 4 hops, of 4 over a diamond", benchMultipath},
+	{"lock", "payments under locks in channels, over 1, 2 and 4 hops", benchLock},
 	{"recover", "kill -9 to serving, 10^6 accounts", benchRecover},
 	{"dial", "new peers with swap handshake", benchDial},
 }

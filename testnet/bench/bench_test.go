@@ -80,6 +80,10 @@ var shapes = map[string][]struct{ name, unit string }{
 		{"stream/engine/durable/hops-1", "packets/s"},
 		{"stream/engine/durable/hops-1/p50", "µs"},
 	},
+	"lock": {
+		{"lock/hops-1", "payments/s"},
+		{"lock/hops-1/p50", "µs"},
+	},
 	"multipath": {
 		{"multipath/memory/hops-1", "payments/s"},
 		{"multipath/memory/hops-1/p50", "µs"},

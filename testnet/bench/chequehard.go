@@ -44,24 +44,25 @@ const (
 // loopback, stores on disk, a channel a pair.
 type hardNet struct {
 	dir    string
+	policy swap.Policy // of every node
 	folder *repo.Devnet
 	chain  *host.Devnet
 	nodes  []*host.Node
 	hosts  []libp2phost.Host
 }
 
-func newHardNet(ctx context.Context, dir string) (*hardNet, error) {
+func newHardNet(ctx context.Context, dir string, settleDelay int64) (*hardNet, error) {
 	folder, err := repo.OpenDevnet(filepath.Join(dir, "chain"))
 	if err != nil {
 		return nil, err
 	}
 	c, err := host.StartDevnet(ctx, folder, host.DevnetConfig{
-		BlockTime: hardEpoch, Finality: 1, Logger: slog.New(slog.DiscardHandler),
+		BlockTime: hardEpoch, SettleDelay: settleDelay, Finality: 1, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return nil, errors.Join(err, folder.Close())
 	}
-	return &hardNet{dir: dir, folder: folder, chain: c}, nil
+	return &hardNet{dir: dir, policy: uncapped(swap.Policy{Mode: swap.ModeHard}), folder: folder, chain: c}, nil
 }
 
 // add starts a node on a store of its own, which it closes; its wallet is filled.
@@ -75,7 +76,7 @@ func (n *hardNet) add(ctx context.Context, name string, cfg host.Config) (*host.
 		return nil, err
 	}
 	n.hosts = append(n.hosts, h)
-	cfg.Policy, cfg.Logger = uncapped(swap.Policy{Mode: swap.ModeHard}), slog.New(slog.DiscardHandler)
+	cfg.Policy, cfg.Logger = n.policy, slog.New(slog.DiscardHandler)
 	cfg.Chain = &host.ChainConfig{
 		URL: n.chain.Info().RPC, Token: n.chain.Token(), Keys: filepath.Join(n.dir, name+"-keys"),
 		Settler: settler.Config{
@@ -101,10 +102,17 @@ func (n *hardNet) close() error {
 
 // openAll opens the channels of payers, and makes blocks until they are there.
 func (n *hardNet) openAll(ctx context.Context, payee *host.Node, payers ...*host.Node) error {
+	return n.whileMining(ctx, func(ctx context.Context) error {
+		return each(len(payers), 16, func(i int) error { return n.open(ctx, payers[i], payee) })
+	})
+}
+
+// whileMining calls f, and makes blocks until it returns.
+func (n *hardNet) whileMining(ctx context.Context, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- each(len(payers), 16, func(i int) error { return n.open(ctx, payers[i], payee) }) }() // ends with ctx
+	go func() { done <- f(ctx) }() // ends with ctx
 	for {
 		select {
 		case err := <-done:
@@ -145,7 +153,7 @@ func chequeHardSerial(ctx context.Context, o *Options) (_ []Figure, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
-	net, err := newHardNet(ctx, dir)
+	net, err := newHardNet(ctx, dir, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -188,7 +196,7 @@ func chequeHardCrowd(ctx context.Context, o *Options) (_ []Figure, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, shared.Close()) }()
-	net, err := newHardNet(ctx, dir)
+	net, err := newHardNet(ctx, dir, 0)
 	if err != nil {
 		return nil, err
 	}
