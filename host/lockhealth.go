@@ -7,21 +7,26 @@ import (
 	"github.com/tallystick/tally/host/rpc"
 )
 
-// locksCheck says whether there are locks, and why not.
-func (n *Node) locksCheck() rpc.Check {
-	c := rpc.Check{Name: "locks", State: rpc.CheckSkip}
+// locksOff says why there are no new locks; empty where there are.
+func (n *Node) locksOff() string {
 	switch {
 	case n.locks == nil && n.noLocks == "":
-		c.Detail = "off: this node carries no packets"
+		return "this node carries no packets"
 	case n.locks == nil:
-		c.Detail = "off: " + n.noLocks
+		return n.noLocks
 	case n.locks.Off() != nil:
-		c.Detail = "off: " + n.locks.Off().Error()
+		return n.locks.Off().Error()
 	default:
-		t, epoch := n.locks.Terms(), n.locks.epoch()
-		c.State = rpc.CheckOK
-		c.Detail = fmt.Sprintf("on: %d stand; %d slots a channel, up to %v ahead, %v for each hop",
-			len(n.locks.List()), t.Slots, (time.Duration(t.Horizon(0)) * epoch).Round(time.Second), (time.Duration(t.Delta()) * epoch).Round(time.Second))
+		return ""
 	}
-	return c
+}
+
+// locksCheck says whether there are locks, and why not.
+func (n *Node) locksCheck() rpc.Check {
+	if why := n.locksOff(); why != "" {
+		return rpc.Check{Name: "locks", State: rpc.CheckSkip, Detail: "off: " + why}
+	}
+	t, epoch := n.locks.Terms(), n.locks.epoch()
+	return rpc.Check{Name: "locks", State: rpc.CheckOK, Detail: fmt.Sprintf("on: %d stand; %d slots a channel, up to %v ahead, %v for each hop",
+		len(n.locks.List()), t.Slots, (time.Duration(t.Horizon(0)) * epoch).Round(time.Second), (time.Duration(t.Delta()) * epoch).Round(time.Second))}
 }

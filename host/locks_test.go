@@ -165,3 +165,66 @@ func TestLockedPaymentOverAHub(t *testing.T) {
 		}
 	}
 }
+
+// A payee that holds an invoice has locks stand along the row. It gives them up, and
+// they come back with their CANCELs, although their money is bound until their end; it
+// takes another, and they are paid.
+func TestHeldLocks(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	n := newLockNet(ctx, t, 1, 3)
+	n.open(ctx)
+	payer, payee := n.nodes[0], n.nodes[2]
+	for _, take := range []bool{false, true} {
+		i, err := payee.pays().NewInvoice(ctx, payments.InvoiceRequest{Amount: 2000, Hold: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		paid := make(chan error, 1)
+		go func() { // ends with the payment
+			_, err := payer.pays().Pay(ctx, payments.PayRequest{Invoice: i})
+			paid <- err
+		}()
+		n.until(ctx, "the held invoice", func() bool {
+			v, err := payee.pays().Invoice(ctx, i.Hash)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return v.Status == payments.InvoiceHeld
+		})
+		for k, want := range []int{1, 2, 1} {
+			locks, _ := n.nodes[k].Locks()
+			list := locks.List()
+			if len(list) != want {
+				t.Fatalf("node %d has %d locks", k, len(list))
+			}
+			for _, l := range list {
+				if l.Hash != i.Hash || l.Amount < 2000 || l.Amount > 2001 {
+					t.Errorf("node %d: %+v", k, l)
+				}
+			}
+		}
+		if take {
+			err = payee.pays().Settle(ctx, i.Hash, tally.Preimage{})
+		} else {
+			err = payee.pays().Cancel(ctx, i.Hash)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := <-paid; take != (err == nil) {
+			t.Fatalf("taken %v: %v", take, err)
+		}
+		for k := range n.nodes {
+			locks, _ := n.nodes[k].Locks()
+			n.until(ctx, "the end of the locks", func() bool { return len(locks.List()) == 0 })
+		}
+		want := []tally.Amount{0, 0}
+		if take {
+			want = []tally.Amount{2001, 2000}
+		}
+		for from := range want {
+			n.until(ctx, "the lanes", func() bool { return n.paid(ctx, from) == want[from] })
+		}
+	}
+}

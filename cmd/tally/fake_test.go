@@ -36,6 +36,7 @@ type fakePeer struct {
 	bridge rpctest.Bridge
 	// The holds; none but in the scripts that ask for them.
 	rpctest.HoldsOf
+	rpctest.LocksOf
 
 	mu       sync.Mutex
 	messages []rpc.Message
@@ -81,6 +82,8 @@ func startFake(ctx context.Context, r *repo.Repo, opts StartOptions) (RunningPee
 			return nil, err
 		}
 	}
+	// FAKE_LOCKS is the peer that we have a lock with.
+	f.LockPeer = os.Getenv("FAKE_LOCKS")
 	// FAKE_HOLDS names the file that tells a script of holder and payee.
 	if path := os.Getenv("FAKE_HOLDS"); path != "" {
 		h, err := rpctest.OpenHolds(context.WithoutCancel(ctx))

@@ -42,6 +42,8 @@ type Client struct {
 	PeerResolve       func(ctx context.Context, peerID string) (BalanceRow, error)
 	Balances          func(ctx context.Context, peerID string) ([]BalanceRow, error)
 	Cheques           func(ctx context.Context, peerID string) ([]ChequeRow, error)
+	Locks             func(ctx context.Context, peerID string) ([]LockRow, error)
+	LockState         func(ctx context.Context) (LockState, error)
 	Cashout           func(ctx context.Context, peerID string, least uint64) ([]CashoutRow, error)
 	Settle            func(ctx context.Context, peerID string) (SettleResult, error)
 	Prepay            func(ctx context.Context, peerID string, units uint64) (SettleResult, error)

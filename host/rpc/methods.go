@@ -41,6 +41,8 @@ var Methods = []Method{
 	{"PeerResolve", PermAdmin, []string{"peer"}, "Takes the peer's figure where the two books differ by more than may be forgiven without a person."},
 	{"Balances", PermRead, []string{"peer"}, "All tabs, or the one of a peer. The peer may be empty."},
 	{"Cheques", PermRead, []string{"peer"}, "Cheques sent and received, oldest first. The peer may be empty."},
+	{"Locks", PermRead, []string{"peer"}, "The locks of channels that are not over, with all peers or with one. The peer may be empty."},
+	{"LockState", PermRead, nil, "Whether this peer makes locks, with what times, and what its channels can carry under them now; or why not."},
 	{"Cashout", PermSign, []string{"peer", "least"}, "Submits the best voucher of a peer to the chain, of all peers where peer is empty; less than least uncashed units are left alone."},
 	{"Settle", PermSign, []string{"peer"}, "Pays what we owe a peer now and waits for its ack."},
 	{"Prepay", PermSign, []string{"peer", "units"}, "Pays what we owe a peer, and units ahead of service, which the peer may credit in part."},

@@ -123,6 +123,8 @@ func TestRowKeys(t *testing.T) {
 		SendPartOptions{Via: []string{"x"}},
 		PartReply{},
 		PartRow{Via: []string{}, CreatedAt: now, DecidedAt: &now, ExpiresAt: now, CertainBy: now},
+		LockRow{ExpiresAt: &now},
+		LockState{Channels: []LockChannel{{}}},
 		HoldOptions{},
 		RoomOptions{},
 		RoomRow{},

@@ -51,6 +51,8 @@ type Peer interface {
 	// than may be forgiven without a person, and lets credit flow again.
 	PeerResolve(ctx context.Context, id peer.ID) (BalanceRow, error)
 
+	LockNode
+
 	// Balances lists every peer with an account, connected or not, in the
 	// order of peer ids; or the one of id where that is not empty
 	// (CodeUnknownPeer if it has none).

@@ -74,6 +74,14 @@ func (f *fakeNode) PeerResolve(context.Context, peer.ID) (BalanceRow, error) {
 	return BalanceRow{}, f.called("PeerResolve")
 }
 
+func (f *fakeNode) Locks(_ context.Context, id peer.ID) ([]LockRow, error) {
+	return nil, f.called("Locks " + id.String())
+}
+
+func (f *fakeNode) LockState(context.Context) (LockState, error) {
+	return LockState{}, f.called("LockState")
+}
+
 func (f *fakeNode) Balances(_ context.Context, id peer.ID) ([]BalanceRow, error) {
 	return []BalanceRow{{Peer: testPeer, Balance: -7}}, f.called("Balances " + id.String())
 }

@@ -134,23 +134,6 @@ func (e *Engine) LockFailed(p peer.ID, id uint64, code Code, headroom tally.Amou
 	return e.put(item{lock: &Event{Kind: EvLockDecided, Peer: p, ID: id, Msg: &Msg{Kind: MsgReject, Code: code, Headroom: headroom, Hop: hopIn}}})
 }
 
-// AskCancel asks whoever holds the packet of ours to give it up. Nothing comes of it
-// where it is on credit, decided, or claimed.
-func (e *Engine) AskCancel(part PartID) error {
-	return e.put(item{ask: func(h *Hop) {
-		for _, l := range h.links {
-			if l.locks == nil {
-				continue
-			}
-			for _, c := range l.locks.out {
-				if c.in == nil && c.part == part {
-					e.fx = append(e.fx, Effect{Kind: FxAsk, Peer: l.peer, Key: c.key})
-				}
-			}
-		}
-	}})
-}
-
 // lockID names a lock of a neighbour.
 type lockID struct {
 	peer peer.ID
