@@ -502,6 +502,23 @@ func (a *API) notify(n swap.Notice) {
 	a.events.Append(time.Now(), string(n.Kind), n.Peer.String(), fields)
 }
 
+// errorCode is the stable code of an error of the parts.
+type errorCode struct {
+	err  error
+	code rpc.Code
+}
+
+// coded gives err the code of the first line of a table that it is, and nil where it is
+// none of them.
+func coded(err error, table []errorCode) error {
+	for _, m := range table {
+		if errors.Is(err, m.err) {
+			return rpc.NewError(m.code, "%w", err)
+		}
+	}
+	return nil
+}
+
 // apiError gives the errors of the parts their stable code.
 func apiError(err error) error {
 	if err == nil {
@@ -511,10 +528,7 @@ func apiError(err error) error {
 	if errors.As(err, &known) {
 		return err
 	}
-	for _, m := range [...]struct {
-		err  error
-		code rpc.Code
-	}{
+	if known := coded(err, []errorCode{
 		{context.DeadlineExceeded, rpc.CodeTimeout},
 		{swap.ErrClosed, rpc.CodeStopping},
 		{swap.ErrNothingOwed, rpc.CodeNothingOwed},
@@ -532,10 +546,8 @@ func apiError(err error) error {
 		{storenet.ErrUnsupported, rpc.CodeRefusedByPeer},
 		{storenet.ErrAnswer, rpc.CodeRemoteProtocol},
 		{tally.ErrOverflow, rpc.CodeBadArgument},
-	} {
-		if errors.Is(err, m.err) {
-			return rpc.NewError(m.code, "%w", err)
-		}
+	}); known != nil {
+		return known
 	}
 	var refused *storenet.RefusedError
 	if errors.As(err, &refused) {

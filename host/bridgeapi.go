@@ -162,10 +162,7 @@ func bridgeRow(c bridge.ClientRow) rpc.BridgeClientRow {
 
 // bridgeError gives the errors of the bridge their stable code.
 func bridgeError(err error) error {
-	for _, m := range [...]struct {
-		err  error
-		code rpc.Code
-	}{
+	if known := coded(err, []errorCode{
 		{bridge.ErrName, rpc.CodeBadArgument},
 		{bridge.ErrTotals, rpc.CodeBadArgument},
 		{bridge.ErrClient, rpc.CodeNoClient},
@@ -180,10 +177,8 @@ func bridgeError(err error) error {
 		{spsp.ErrResolve, rpc.CodeUnresolved},
 		{spsp.ErrDocument, rpc.CodeUnresolved},
 		{spsp.ErrLoopback, rpc.CodeBadArgument},
-	} {
-		if errors.Is(err, m.err) {
-			return rpc.NewError(m.code, "%w", err)
-		}
+	}); known != nil {
+		return known
 	}
 	return apiError(err)
 }

@@ -277,10 +277,7 @@ func (a *API) socketOpened(c *paystream.Conn) {
 
 // socketError gives the errors of sockets their stable code.
 func socketError(err error) error {
-	for _, m := range [...]struct {
-		err  error
-		code rpc.Code
-	}{
+	if known := coded(err, []errorCode{
 		{ErrToSelf, rpc.CodeBadPeer},
 		{paystream.ErrNoSocket, rpc.CodeNoSocket},
 		{paystream.ErrLimits, rpc.CodeSocketLimits},
@@ -304,10 +301,8 @@ func socketError(err error) error {
 		{paystream.ErrTooMany, rpc.CodeBusy},
 		{paystream.ErrBusy, rpc.CodeBusy},
 		{context.DeadlineExceeded, rpc.CodeNoWay},
-	} {
-		if errors.Is(err, m.err) {
-			return rpc.NewError(m.code, "%w", err)
-		}
+	}); known != nil {
+		return known
 	}
 	return apiError(err)
 }
