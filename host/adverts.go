@@ -206,9 +206,9 @@ func (n *Node) advertise(ctx context.Context, now time.Time, p peer.ID) error {
 		return nil // nobody would use it
 	}
 	if n.adverts.tell == AdvertiseChannels {
-		n.adverts.nameChannel(ctx, &ad)
+		n.adverts.nameChannel(ctx, now, &ad)
 	}
-	if old, ok := n.adverts.own(&ad); ok && old.Edge == ad.Edge && old.Modes == ad.Modes && old.Expires-now.UnixMilli() > advertLife.Milliseconds()/2 {
+	if old, ok := n.adverts.own(now, &ad); ok && old.Edge == ad.Edge && old.Modes == ad.Modes {
 		return nil
 	}
 	if ad.Signature, err = n.host.Peerstore().PrivKey(n.host.ID()).Sign(ad.SigningBytes(n.adverts.realm)); err != nil {
@@ -227,9 +227,11 @@ func (a *adverts) lockDelta(from, to peer.ID) time.Duration {
 	return time.Duration(a.table.LockDelta(from, to)) * time.Millisecond
 }
 
-// own returns the advert of the same edge that is in the table.
-func (a *adverts) own(ad *route.Advert) (old route.Advert, ok bool) {
+// own returns the advert of the same edge that is in the table, while it need not be made
+// anew.
+func (a *adverts) own(now time.Time, ad *route.Advert) (old route.Advert, fresh bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.table.Find(ad)
+	old, ok := a.table.Find(ad)
+	return old, ok && old.Expires-now.UnixMilli() > advertLife.Milliseconds()/2
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-state-types/crypto"
@@ -80,8 +81,9 @@ func (a *adverts) mayLook(by peer.ID) bool {
 }
 
 // nameChannel puts our channel to the neighbour into an advert of ours, and bounds what
-// it says to what the channel holds. Where others would refuse it, it stays out.
-func (a *adverts) nameChannel(ctx context.Context, ad *route.Advert) {
+// it says to what the channel holds. Where others would refuse it, it stays out. The
+// chain is looked at when the advert is made anew.
+func (a *adverts) nameChannel(ctx context.Context, now time.Time, ad *route.Advert) {
 	if a.backing == nil {
 		return
 	}
@@ -89,12 +91,17 @@ func (a *adverts) nameChannel(ctx context.Context, ad *route.Advert) {
 	if err != nil || o.Channel == "" {
 		return
 	}
+	named := *ad
+	named.Channel, named.FromProof, named.ToProof = o.Channel, o.Proof, a.backing.Proof(ad.To)
+	if old, fresh := a.own(now, &named); fresh && old.Capacity <= ad.Capacity {
+		named.Capacity = old.Capacity
+		*ad = named
+		return
+	}
 	v, err := a.look(ctx, o.Channel)
 	if err != nil || v.free == 0 || v.settling {
 		return
 	}
-	named := *ad
-	named.Channel, named.FromProof, named.ToProof = o.Channel, o.Proof, a.backing.Proof(ad.To)
 	named.Capacity = min(named.Capacity, v.free)
 	if a.proves(named.FromProof, v.from, named.From) == nil && a.proves(named.ToProof, v.to, named.To) == nil {
 		*ad = named
