@@ -22,6 +22,7 @@ import (
 	"github.com/tallystick/tally/internal/durable"
 	"github.com/tallystick/tally/paych/lotus"
 	"github.com/tallystick/tally/paystream/forward"
+	"github.com/tallystick/tally/paystream/hold"
 	"github.com/tallystick/tally/paystream/payments"
 	"github.com/tallystick/tally/protocols/packetnet"
 	"github.com/tallystick/tally/protocols/storenet"
@@ -310,6 +311,12 @@ func newNode(h host.Host, store *durable.Store, cfg Config) (_ *Node, err error)
 	if cfg.Messages != nil {
 		if err = n.openMessages(ctx, *cfg.Messages); err != nil {
 			return nil, fmt.Errorf("host: message store: %w", err)
+		}
+	}
+	if cfg.Holds != nil && cfg.Holds.Channels != nil {
+		// Before the first cheque can come, which might take what was promised.
+		if err = hold.KeepRoom(ctx, store, h.ID(), cfg.Holds.Channels, cfg.Logger); err != nil {
+			return nil, err
 		}
 	}
 	if err = n.swap.Start(); err != nil {

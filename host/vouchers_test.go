@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,10 +27,23 @@ import (
 	"github.com/tallystick/tally/swap"
 )
 
+// publisher counts what a node hands to the chain.
+type publisher struct {
+	*lotus.Client
+	count atomic.Int64
+}
+
+// Publish implements paych.Chain.
+func (p *publisher) Publish(ctx context.Context, m *paych.SignedMessage) error {
+	err := p.Client.Publish(ctx, m)
+	p.count.Add(1)
+	return err
+}
+
 // trader is a node of the second form: with a channel manager on the devnet.
 type trader struct {
 	*wayfarer
-	client *lotus.Client
+	client *publisher
 	keys   *wallet.Mem
 	key    address.Address
 	store  *durable.Store
@@ -99,7 +113,8 @@ func TestHolderCannotTakeItBack(t *testing.T) {
 	node := func(role string, p hold.Policy) *trader {
 		r := &trader{keys: wallet.NewMem(), store: durabletest.NewMem(), channel: &channel, role: role, wayfarer: &wayfarer{t: t}}
 		var err error
-		r.client, err = lotus.Open(ctx, lotus.Config{URL: "http://" + listener.Addr().String() + devnet.Path, Token: token, Wallet: r.keys, Poll: 2 * time.Millisecond})
+		r.client = new(publisher)
+		r.client.Client, err = lotus.Open(ctx, lotus.Config{URL: "http://" + listener.Addr().String() + devnet.Path, Token: token, Wallet: r.keys, Poll: 2 * time.Millisecond})
 		ok(err)
 		r.key, err = r.keys.New(ctx)
 		ok(err)
@@ -120,6 +135,17 @@ func TestHolderCannotTakeItBack(t *testing.T) {
 	payer := node("payer", hold.Policy{})
 	ok(chain.Mine(ctx, 3))
 
+	// wait waits for what others do by themselves, and makes no blocks.
+	wait := func(what string, done func() bool) {
+		t.Helper()
+		for !done() {
+			select {
+			case <-time.After(5 * time.Millisecond):
+			case <-ctx.Done():
+				t.Fatal(what, ctx.Err())
+			}
+		}
+	}
 	// until makes blocks while something does not hold, each after a look.
 	until := func(what string, blocks int, done func() bool) {
 		t.Helper()
@@ -147,7 +173,7 @@ func TestHolderCannotTakeItBack(t *testing.T) {
 		channel = ch
 		ready <- err
 	}()
-	until("the channel", 60, func() bool { return len(ready) == 1 })
+	until("the channel", 5000, func() bool { return len(ready) == 1 })
 	ok(<-ready)
 	_, err = payee.PaychInfo(ctx, channel)
 	ok(err)
@@ -190,7 +216,7 @@ func TestHolderCannotTakeItBack(t *testing.T) {
 		t.Fatalf("%+v", got)
 	}
 	paid := func(want tally.Balance) bool { return holder.net(ctx) == want }
-	until("the price on the tab", 1, func() bool { return paid(103) })
+	wait("the price on the tab", func() bool { return paid(103) })
 
 	// The holder wants its money back.
 	_, err = holder.PaychSettle(ctx, channel)
@@ -205,6 +231,10 @@ func TestHolderCannotTakeItBack(t *testing.T) {
 		t.Fatalf("collected at %d, the deadline is %d", at, got.Deadline)
 	}
 	ok(chain.Mine(ctx, int(got.Deadline-9-int64(chain.Head()))))
+	wait("the holder to see it", func() bool {
+		info, err := holder.PaychInfo(ctx, channel)
+		return err == nil && info.Phase == paych.PhaseSettling
+	})
 	if _, err := holder.PaychCollect(ctx, channel); !errors.Is(err, paych.ErrTooEarly) {
 		t.Fatal(err)
 	}
@@ -215,27 +245,22 @@ func TestHolderCannotTakeItBack(t *testing.T) {
 	payee.cfg.Holds = &host.HoldsConfig{Channels: payee.open(ctx)}
 	payee.back()
 	payee.meet(ctx, payer.wayfarer)
-	until("the mail", 1, func() bool {
-		for range 200 {
-			list, err := payee.held().Mails(ctx)
-			ok(err)
-			if len(list) == 1 && list[0].ID == got.ID {
-				return true
-			}
-			select {
-			case <-time.After(5 * time.Millisecond):
-			case <-ctx.Done():
-			}
-		}
-		return false
+	wait("the mail", func() bool {
+		list, err := payee.held().Mails(ctx)
+		return err == nil && len(list) == 1 && list[0].ID == got.ID
 	})
-	until("the voucher on the chain", 9, func() bool {
-		s, _, err := payer.client.Channel(ctx, channel, 0)
-		ok(err)
-		return s.ToSend.Equals(units(100))
-	})
+	// At the next block its watcher submits it, to the channel that settles.
+	sent := payee.client.count.Load()
+	ok(chain.Mine(ctx, 1))
+	wait("the voucher", func() bool { return payee.client.count.Load() > sent })
+	ok(chain.Mine(ctx, 2)) // mined, and seen
+	s, _, err := payer.client.Channel(ctx, channel, 0)
+	ok(err)
+	if !s.ToSend.Equals(units(100)) || int64(chain.Head()) > got.Deadline {
+		t.Fatalf("redeemed are %v at %d", s.ToSend, chain.Head())
+	}
 	ok(chain.Mine(ctx, int(int64(settling())-int64(chain.Head()))))
-	until("the end of the channel", 30, func() bool {
+	until("the end of the channel", 5000, func() bool {
 		info, err := payee.PaychInfo(ctx, channel)
 		return err == nil && info.Final != nil
 	})

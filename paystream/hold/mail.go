@@ -5,11 +5,13 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/internal/durable"
 )
 
 // Chain shows any channel.
@@ -222,6 +224,46 @@ func (s *Service) keep(ctx context.Context, channel string) error {
 	}
 	_, _, err = ch.Keep(ctx, channel, kept)
 	return err
+}
+
+// KeepRoom keeps again the room that the statements of self in store have promised. What
+// is kept is not on disk where vouchers are taken: whoever takes some of the channels
+// calls it before the first can come.
+func KeepRoom(ctx context.Context, store *durable.Store, self peer.ID, ch Channels, log *slog.Logger) error {
+	t := NewTaker(self)
+	if err := t.load(ctx, store); err != nil {
+		return err
+	}
+	t.keep(ctx, ch, log)
+	return nil
+}
+
+// load reads the statements.
+func (t *Taker) load(ctx context.Context, store *durable.Store) error {
+	err := store.Scan(ctx, roomPrefix, "", func(key string, rec []byte) error {
+		_, payload, err := durable.Unseal(key, recordVersion, rec)
+		if err != nil {
+			return err
+		}
+		serial, err := durable.ParseKeyUint(key[len(roomPrefix):])
+		if err != nil {
+			return err
+		}
+		return t.RestoreStated(serial, payload)
+	})
+	if err != nil {
+		return fmt.Errorf("hold: read the lane statements: %w", err)
+	}
+	return nil
+}
+
+// keep has the channels keep what is promised. One that is gone keeps nothing.
+func (t *Taker) keep(ctx context.Context, ch Channels, log *slog.Logger) {
+	for _, channel := range t.Channels() {
+		if _, _, err := ch.Keep(ctx, channel, t.Kept(channel)); err != nil {
+			log.Warn("room that was promised is not kept", "channel", channel, "err", err)
+		}
+	}
 }
 
 // TakeMail takes what a payer bought for us. Coming again it changes nothing.

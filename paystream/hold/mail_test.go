@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -279,6 +280,13 @@ func TestRoomIsKeptApart(t *testing.T) {
 		second, err := payee.Room(t.Context(), q)
 		if err != nil || second.Serial != first.Serial+1 || w.ledger.kept != 700 {
 			t.Fatal(second, err, w.ledger.kept)
+		}
+		// A start keeps it again, before anybody can give a voucher.
+		disk := payee.kill()
+		defer disk.Close()
+		w.ledger.kept = 0
+		if err := KeepRoom(t.Context(), disk.Store, payee.id, channelsOf{w.ledger, w, payee.id}, slog.Default()); err != nil || w.ledger.kept != 700 {
+			t.Fatal(w.ledger.kept, err)
 		}
 	})
 }

@@ -266,31 +266,14 @@ func (s *Service) load(ctx context.Context) error {
 			return fmt.Errorf("hold: read the tables: %w", err)
 		}
 	}
-	if err := s.cfg.Store.Scan(ctx, roomPrefix, "", func(key string, rec []byte) error {
-		_, payload, err := durable.Unseal(key, recordVersion, rec)
-		if err != nil {
-			return err
-		}
-		serial, err := durable.ParseKeyUint(key[len(roomPrefix):])
-		if err != nil {
-			return err
-		}
-		return s.taker.RestoreStated(serial, payload)
-	}); err != nil {
-		return fmt.Errorf("hold: read the tables: %w", err)
+	if err := s.taker.load(ctx, s.cfg.Store); err != nil {
+		return err
 	}
 	if err := s.check(); err != nil {
 		return fmt.Errorf("hold: read the tables: %w", err)
 	}
-	if s.cfg.Channels == nil {
-		return nil
-	}
-	for _, channel := range s.taker.Channels() {
-		// A channel that is gone keeps nothing; one that is not known yet will not take
-		// a voucher before it is.
-		if _, _, err := s.cfg.Channels.Keep(ctx, channel, s.taker.Kept(channel)); err != nil {
-			s.log.Warn("room that was promised is not kept", "channel", channel, "err", err)
-		}
+	if s.cfg.Channels != nil {
+		s.taker.keep(ctx, s.cfg.Channels, s.log)
 	}
 	return nil
 }
