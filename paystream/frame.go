@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/internal/pbfield"
 )
 
 // Bounds of the inner packet. Every length is checked against them before
@@ -395,7 +396,7 @@ func (p *Packet) Decode(b []byte) error {
 			return err
 		}
 		b = rest
-		switch f.num {
+		switch f.Num {
 		case 1:
 			p.Kind = Kind(f.small(&err, uint64(KindReject)))
 		case 2:
@@ -439,7 +440,7 @@ func (p *Packet) decodeFrame(b []byte, err error) error {
 			return err
 		}
 		b = rest
-		if f.num < frameOpen || f.num > frameReceiptRequest {
+		if f.Num < frameOpen || f.Num > frameReceiptRequest {
 			continue
 		}
 		if known {
@@ -448,7 +449,7 @@ func (p *Packet) decodeFrame(b []byte, err error) error {
 		known = true
 		body := f.bytes(&err, MaxInner)
 		if err == nil {
-			err = p.decodeKind(f.num, body)
+			err = p.decodeKind(f.Num, body)
 		}
 		if err != nil {
 			return err
@@ -520,7 +521,7 @@ func needID(err error, id [16]byte) error {
 }
 
 func (o *OpenFrame) field(f field) (err error) {
-	switch f.num {
+	switch f.Num {
 	case 1:
 		o.Asset = f.bytes(&err, maxAsset)
 	case 2:
@@ -536,7 +537,7 @@ func (o *OpenFrame) field(f field) (err error) {
 }
 
 func (v *ViaFrame) field(f field) (err error) {
-	if f.num == 1 {
+	if f.Num == 1 {
 		if id := f.bytes(&err, maxPeerID); err == nil && !v.Add(id) {
 			return ErrFrame
 		}
@@ -546,7 +547,7 @@ func (v *ViaFrame) field(f field) (err error) {
 
 func (s *StateFrame) field(f field) (err error) {
 	t := &s.Totals
-	switch f.num {
+	switch f.Num {
 	case 1:
 		s.Seq = f.uint(&err)
 	case 2:
@@ -568,7 +569,7 @@ func (s *StateFrame) field(f field) (err error) {
 }
 
 func (p *ProposalFrame) field(f field) (err error) {
-	switch f.num {
+	switch f.Num {
 	case 1:
 		f.id(&err, &p.ID)
 	case 2:
@@ -582,7 +583,7 @@ func (p *ProposalFrame) field(f field) (err error) {
 }
 
 func (p *ProposalReplyFrame) field(f field) (err error) {
-	switch f.num {
+	switch f.Num {
 	case 1:
 		f.id(&err, &p.ID)
 	case 2:
@@ -592,7 +593,7 @@ func (p *ProposalReplyFrame) field(f field) (err error) {
 }
 
 func (m *MoneyFrame) field(f field) (err error) {
-	switch f.num {
+	switch f.Num {
 	case 1:
 		m.Stream = f.uint(&err)
 	case 2:
@@ -602,7 +603,7 @@ func (m *MoneyFrame) field(f field) (err error) {
 }
 
 func (c *CreditFrame) field(f field) (err error) {
-	switch f.num {
+	switch f.Num {
 	case 1:
 		c.Stream = f.uint(&err)
 	case 2:
@@ -614,7 +615,7 @@ func (c *CreditFrame) field(f field) (err error) {
 }
 
 func (d *DataFrame) field(f field) (err error) {
-	switch f.num {
+	switch f.Num {
 	case 1:
 		d.Stream = f.uint(&err)
 	case 2:
@@ -628,7 +629,7 @@ func (d *DataFrame) field(f field) (err error) {
 }
 
 func (a *AssetFrame) field(f field) (err error) {
-	switch f.num {
+	switch f.Num {
 	case 1:
 		a.Code = f.bytes(&err, maxAsset)
 	case 2:
@@ -638,7 +639,7 @@ func (a *AssetFrame) field(f field) (err error) {
 }
 
 func (r *ReceiptFrame) field(f field) (err error) {
-	switch f.num {
+	switch f.Num {
 	case 1:
 		f.id(&err, &r.Nonce)
 	case 2:
@@ -652,14 +653,14 @@ func (r *ReceiptFrame) field(f field) (err error) {
 }
 
 func (r *ReceiptRequestFrame) field(f field) (err error) {
-	if f.num == 1 {
+	if f.Num == 1 {
 		f.id(&err, &r.Nonce)
 	}
 	return err
 }
 
 func (c *CloseFrame) field(f field) (err error) {
-	switch f.num {
+	switch f.Num {
 	case 1:
 		c.Code = uint32(f.small(&err, math.MaxUint32))
 	case 2:
@@ -684,56 +685,22 @@ func eachField(b []byte, fn func(field) error) error {
 	return nil
 }
 
-// field is one field of a message: a number or bytes, by its wire type.
-type field struct {
-	num  protowire.Number
-	kind protowire.Type
-	n    uint64
-	b    []byte
-}
+// field is one field of a message, with what it may be.
+type field struct{ pbfield.Field }
 
-// nextField splits one field off b. Fixed-width fields and groups are skipped as
-// unknown: the format has none.
 func nextField(b []byte) (f field, rest []byte, err error) {
-	if len(b) >= 2 && 8 <= b[0] && b[0]|b[1] < 0x80 { // tag and number, or length, of a byte each: nearly all
-		f.num, f.kind = protowire.Number(b[0]>>3), protowire.Type(b[0]&7)
-		if f.kind == protowire.VarintType {
-			f.n = uint64(b[1])
-			return f, b[2:], nil
-		}
-		if n := 2 + int(b[1]); f.kind == protowire.BytesType && n <= len(b) {
-			f.b = b[2:n]
-			return f, b[n:], nil
-		}
-	}
-	num, kind, n := protowire.ConsumeTag(b)
-	if n < 0 {
+	split, rest, ok := pbfield.Next(b)
+	if !ok {
 		return field{}, nil, ErrFrame
 	}
-	b = b[n:]
-	f = field{num: num, kind: kind}
-	switch kind {
-	case protowire.VarintType:
-		f.n, n = protowire.ConsumeVarint(b)
-	case protowire.BytesType:
-		f.b, n = protowire.ConsumeBytes(b)
-	case protowire.Fixed32Type, protowire.Fixed64Type:
-		n = protowire.ConsumeFieldValue(num, kind, b)
-	default:
-		// Groups nest, and nobody sends them.
-		return field{}, nil, ErrFrame
-	}
-	if n < 0 {
-		return field{}, nil, ErrFrame
-	}
-	return f, b[n:], nil
+	return field{split}, rest, nil
 }
 
 func (f field) uint(err *error) uint64 {
-	if f.kind != protowire.VarintType {
+	if f.Type != protowire.VarintType {
 		*err = ErrFrame
 	}
-	return f.n
+	return f.N
 }
 
 // small is uint for a field that has a largest value.
@@ -747,11 +714,11 @@ func (f field) small(err *error, most uint64) uint64 {
 }
 
 func (f field) bytes(err *error, most int) []byte {
-	if f.kind != protowire.BytesType || len(f.b) > most {
+	if f.Type != protowire.BytesType || len(f.B) > most {
 		*err = ErrFrame
 		return nil
 	}
-	return f.b
+	return f.B
 }
 
 func (f field) id(err *error, id *[16]byte) {

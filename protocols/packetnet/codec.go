@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/internal/pbfield"
 	"github.com/tallystick/tally/paystream/forward"
 )
 
@@ -242,35 +243,15 @@ func appendHelloAck(b []byte, h *helloAck) []byte {
 // the caller's to skip.
 func fields(b []byte, f func(field protowire.Number, n uint64, v []byte, isBytes bool) error) error {
 	for len(b) > 0 {
-		field, wt, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return malformed("tag")
+		x, rest, ok := pbfield.Next(b)
+		if !ok {
+			return malformed("field")
 		}
-		b = b[n:]
-		var err error
-		switch wt {
-		case protowire.VarintType:
-			v, n := protowire.ConsumeVarint(b)
-			if n < 0 {
-				return malformed("varint")
-			}
-			b = b[n:]
-			err = f(field, v, nil, false)
-		case protowire.BytesType:
-			v, n := protowire.ConsumeBytes(b)
-			if n < 0 {
-				return malformed("length")
-			}
-			b = b[n:]
-			err = f(field, 0, v, true)
-		default:
-			n := protowire.ConsumeFieldValue(field, wt, b)
-			if n < 0 {
-				return malformed("field")
-			}
-			b = b[n:]
+		b = rest
+		if x.Type != protowire.VarintType && x.Type != protowire.BytesType {
+			continue
 		}
-		if err != nil {
+		if err := f(x.Num, x.N, x.B, x.Type == protowire.BytesType); err != nil {
 			return err
 		}
 	}
