@@ -40,12 +40,16 @@ func (c *chain) vouchers() hold.Channels {
 	return &voucherChannels{manager: c.manager, chain: c.link, links: c.settler}
 }
 
+// guardSlack is what the heads of payee and holder may differ by, in epochs.
+const guardSlack = 2
+
 // Times implements hold.Chain. The margin is that of locks.
 func (v *voucherChannels) Times() hold.ChainTimes {
 	r, p := v.manager.Rules(), v.chain.Params()
 	return hold.ChainTimes{
 		Inclusion: int64(r.SubmitMargin), EpochMS: max(1, p.Epoch.Milliseconds()),
-		Margin: max(int64(r.SettleDelay)/3, int64(r.SubmitMargin)+int64(p.Finality)+1),
+		Furthest: int64(r.SettleDelay+r.MaxSettleExtension) - guardSlack,
+		Margin:   max(int64(r.SettleDelay)/3, int64(r.SubmitMargin)+int64(p.Finality)+1),
 	}
 }
 

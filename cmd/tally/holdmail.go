@@ -29,7 +29,7 @@ func (a *app) oneMail(ctx context.Context, fn func(context.Context, *remote) (rp
 
 func (a *app) holdRoomCmd() *cobra.Command {
 	var o rpc.RoomOptions
-	keep := 24 * time.Hour
+	var keep time.Duration
 	cmd := &cobra.Command{
 		Use:   "room HOLDER AMOUNT",
 		Short: "Keep room for vouchers that payers buy while we are away",
@@ -59,13 +59,13 @@ Name the payer: a statement for whoever comes can be sold twice by the holder.`,
 		},
 	}
 	cmd.Flags().StringVar(&o.Payer, "payer", "", "peer id of the payer that it is for; without: whoever comes")
-	cmd.Flags().DurationVar(&keep, "time", keep, "how long the room is kept")
+	cmd.Flags().DurationVar(&keep, "time", keep, "how long the room is kept; without: a day, or as long as the chain allows")
 	return cmd
 }
 
 func (a *app) holdBuyCmd() *cobra.Command {
 	var o rpc.BuyOptions
-	wait := 6 * time.Hour
+	var wait time.Duration
 	cmd := &cobra.Command{
 		Use:   "buy AMOUNT",
 		Short: "Buy the holder's voucher for a payee that is offline",
@@ -98,7 +98,7 @@ Run it once for each payment: what is run twice is paid twice.`,
 	}
 	cmd.Flags().StringVar(&o.Holder, "holder", "", "peer id of the holder, a neighbour with a channel to the payee")
 	cmd.Flags().StringVar(&o.Payee, "payee", "", "peer id of the payee")
-	cmd.Flags().DurationVar(&wait, "time", wait, "how long the payee may take to come")
+	cmd.Flags().DurationVar(&wait, "time", wait, "how long the payee may take to come; without: as long as it keeps the room")
 	cmd.Flags().Uint64Var(&o.MaxPrice, "max-price", 100, "what the sale may cost beside the amount, in units")
 	cmd.Flags().StringVar(&o.Statement, "statement", "", "text of the payee's `tally hold room`; without: the holder is asked")
 	cmd.Flags().BoolVar(&o.Shared, "shared", false, "take a statement that is for whoever comes, and trust the holder not to sell it twice")

@@ -53,8 +53,9 @@ type RoomOptions struct {
 	Holder string `json:"holder"`
 	// Payer may be empty: then the room is for whoever comes, and the holder may sell
 	// it twice.
-	Payer       string `json:"payer"`
-	Room        uint64 `json:"room"`
+	Payer string `json:"payer"`
+	Room  uint64 `json:"room"`
+	// TimeSeconds is how long; 0 is a day, or as long as the chain allows.
 	TimeSeconds uint64 `json:"time_seconds"`
 }
 
@@ -83,7 +84,8 @@ type BuyOptions struct {
 	// Payee may be empty with a statement.
 	Payee  string `json:"payee"`
 	Amount uint64 `json:"amount"`
-	// TimeSeconds is how long the payee may take to come; 0 is a day.
+	// TimeSeconds is how long the payee may take to come; 0 is as long as it keeps the
+	// room.
 	TimeSeconds uint64 `json:"time_seconds"`
 	// MaxPrice is what the sale may cost, on our tab with the holder.
 	MaxPrice uint64 `json:"max_price"`

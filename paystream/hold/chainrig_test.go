@@ -33,7 +33,7 @@ type ledger struct {
 
 func newLedger() *ledger {
 	return &ledger{
-		begun: time.Now(), times: ChainTimes{Inclusion: 5, Margin: 20, EpochMS: 1000}, balance: 1000,
+		begun: time.Now(), times: ChainTimes{Inclusion: 5, Margin: 20, Furthest: 100_000, EpochMS: 1000}, balance: 1000,
 		redeemed: make(map[uint64]tally.Amount), signed: make(map[uint64][]byte), taken: make(map[uint64]bool),
 	}
 }

@@ -92,7 +92,8 @@ type RoomRequest struct {
 	// it to twice.
 	Payer peer.ID
 	Room  tally.Amount
-	// Time is how long the room is kept. Zero: DefaultTime.
+	// Time is how long the room is kept. Zero: DefaultTime, or as long as the chain
+	// allows.
 	Time time.Duration
 }
 
@@ -116,10 +117,7 @@ func (s *Service) Room(ctx context.Context, q RoomRequest) (Roomed, error) {
 	if err != nil {
 		return Roomed{}, err
 	}
-	if q.Time == 0 {
-		q.Time = DefaultTime
-	}
-	if s.cfg.Sign == nil || q.Time <= 0 || q.Time > 365*24*time.Hour {
+	if s.cfg.Sign == nil || q.Time < 0 || q.Time > 365*24*time.Hour {
 		return Roomed{}, wrapTerms("no key to sign with, or no time")
 	}
 	channel, err := ch.Linked(q.Holder, false)
@@ -134,9 +132,17 @@ func (s *Service) Room(ctx context.Context, q RoomRequest) (Roomed, error) {
 		return Roomed{}, fmt.Errorf("%w: channel %s settles, or is gone", ErrChannel, channel)
 	}
 	times := ch.Times()
+	epochs, most := times.epochs(q.Time), times.longest()
+	switch {
+	case q.Time == 0:
+		epochs = min(times.epochs(DefaultTime), most)
+	case epochs > most:
+		return Roomed{}, wrapTerms(fmt.Sprintf("room is kept for %v at most: no guard keeps the channel open for longer",
+			time.Duration(most*times.EpochMS)*time.Millisecond))
+	}
 	r := Roomed{MinSettle: view.MinSettle, LaneStatement: LaneStatement{
 		Realm: s.cfg.Realm, Payee: s.cfg.Self, Holder: q.Holder, Payer: q.Payer, Channel: channel, Room: q.Room,
-		Until: view.Height + times.epochs(q.Time),
+		Until: view.Height + epochs,
 	}}
 	r.Guard = r.Until + times.Margin
 	r.Ends = times.wall(s.Now(), view.Height, r.Guard) + statementSlack.Milliseconds()
@@ -534,7 +540,7 @@ func (s *Service) Sales(ctx context.Context) (list []Sale, err error) {
 type BuyRequest struct {
 	Holder, Payee peer.ID
 	Amount        tally.Amount
-	// Time is how long the payee may take to come. Zero: DefaultTime.
+	// Time is how long the payee may take to come. Zero: as long as it keeps the room.
 	Time     time.Duration
 	MaxPrice tally.Amount
 	// Statement is the payee's, where it gave us one; else the holder is asked.
@@ -563,7 +569,9 @@ func (s *Service) Buy(ctx context.Context, q BuyRequest) (Bought, error) {
 		return Bought{}, err
 	}
 	times := ch.Times()
-	row.Deadline = view.Height + times.epochs(q.Time)
+	if row.Deadline = view.Height + times.epochs(q.Time); q.Time == 0 {
+		row.Deadline = st.Until
+	}
 	if err := row.Validate(); err != nil {
 		return Bought{}, err
 	}
@@ -603,9 +611,6 @@ func (s *Service) Buy(ctx context.Context, q BuyRequest) (Bought, error) {
 
 // statement finds the payee's word, and looks whose it is.
 func (s *Service) statement(ctx context.Context, q *BuyRequest) (st LaneStatement, err error) {
-	if q.Time == 0 {
-		q.Time = DefaultTime
-	}
 	switch {
 	case q.Time < 0 || q.Time > 365*24*time.Hour:
 		return st, wrapTerms("no time")

@@ -417,6 +417,34 @@ func TestTakeCrash(t *testing.T) {
 	}
 }
 
+// TestTimesOfRoom: without a time of its own room is kept for a day or as long as a guard
+// can, and a purchase is good for as long as the room.
+func TestTimesOfRoom(t *testing.T) {
+	onChain(t, func(t *testing.T, w *town) {
+		w.start("holder", nil)
+		payee, payer := w.start("payee", nil), w.start("payer", nil)
+		q := w.room(100)
+		q.Time = 0
+		st, err := payee.Room(t.Context(), q)
+		if err != nil || st.Until != w.ledger.height()+86400 {
+			t.Fatal(st, err)
+		}
+		w.ledger.times.Furthest = 5020
+		if st, err = payee.Room(t.Context(), q); err != nil || st.Until != w.ledger.height()+5000 {
+			t.Fatal(st, err)
+		}
+		o := w.order(50)
+		o.Time, o.Statement = 0, &st.LaneStatement
+		if got, err := payer.Buy(t.Context(), o); err != nil || got.Deadline != st.Until {
+			t.Fatal(got, err)
+		}
+		q.Time = 5001 * time.Second
+		if _, err := payee.Room(t.Context(), q); !errors.Is(err, ErrTerms) || !strings.Contains(err.Error(), "1h23m20s") {
+			t.Fatal(err)
+		}
+	})
+}
+
 // TestLanesOfPurchases: a lane is of one payer and one purchase, and none of the slots'.
 func TestLanesOfPurchases(t *testing.T) {
 	lanes := make(map[uint64]bool)

@@ -57,9 +57,14 @@ type ChainTimes struct {
 	Inclusion int64
 	// Margin is how much longer than a voucher its channel has to stay open.
 	Margin int64
+	// Furthest is how far ahead a guard may keep a channel open.
+	Furthest int64
 	// EpochMS is the time between two epochs.
 	EpochMS int64
 }
+
+// longest is how long room can be kept: the guard goes beyond it by the margin.
+func (t *ChainTimes) longest() int64 { return t.Furthest - t.Margin }
 
 // Least is what a voucher that is sold now has left at the least: the payee has to get
 // it, and then to submit it.
