@@ -11,10 +11,12 @@ import (
 	"time"
 
 	"github.com/filecoin-project/go-address"
+	"github.com/filecoin-project/go-state-types/big"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/tallystick/tally"
 	"github.com/tallystick/tally/host/locker"
+	"github.com/tallystick/tally/host/settler"
 	"github.com/tallystick/tally/internal/durable"
 	"github.com/tallystick/tally/paych"
 	"github.com/tallystick/tally/paystream/forward"
@@ -33,6 +35,10 @@ const (
 	lockRetry = 50 * time.Millisecond
 	// lockWarm is how soon a channel that was opened can carry locks.
 	lockWarm = time.Second
+	// lockPriceEvery is how long what it costs to claim a lock is believed, and
+	// lockPriceWithin bounds the question.
+	lockPriceEvery  = time.Minute
+	lockPriceWithin = 10 * time.Second
 )
 
 // LocksConfig turns on locks in the channels that settle the tabs, for what is too
@@ -52,6 +58,16 @@ type lockGround struct {
 	manager *paych.Manager
 	params  paych.Params
 	links   locker.Links
+	// fee is what it costs to claim a lock, in attoFIL; nil: nothing.
+	fee func(context.Context) (big.Int, error)
+}
+
+// lockSessions are the packet sessions with neighbours: a packetnet.Service.
+type lockSessions interface {
+	Info(p peer.ID) (packetnet.Info, bool)
+	Neighbours() []peer.ID
+	Post(p peer.ID, m *forward.Msg) bool
+	Reset(p peer.ID, cause error)
 }
 
 // Locks are the locks of a node. It joins the hop engine, which decides what becomes
@@ -68,9 +84,11 @@ type lockGround struct {
 type Locks struct {
 	keeper  *locker.Locker
 	engine  *forward.Engine
-	packets *packetnet.Service
+	packets lockSessions
 	links   locker.Links
 	every   time.Duration // an epoch
+	fee     func(context.Context) (big.Int, error)
+	least   atomic.Uint64 // what fee said, in units
 	log     *slog.Logger
 
 	ctx    context.Context // ends with close
@@ -127,7 +145,7 @@ func openLocks(ctx context.Context, store *durable.Store, ground *lockGround, cf
 		return nil, "", errors.Join(refuse("lower lock_grace and lock_margin, use a chain whose channels settle longer, or set locks to auto", "locks are required: %w", off), k.Close())
 	}
 	l = &Locks{
-		keeper: k, links: ground.links, every: ground.params.Epoch, log: log, offers: make(map[forward.HeldLock]*forward.Msg), whys: make(map[forward.HeldLock]*forward.Msg),
+		keeper: k, links: ground.links, every: ground.params.Epoch, fee: ground.fee, log: log, offers: make(map[forward.HeldLock]*forward.Msg), whys: make(map[forward.HeldLock]*forward.Msg),
 		queues: make(map[peer.ID][]*locker.Msg),
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
@@ -160,7 +178,7 @@ func (l *Locks) begin(engine *forward.Engine) {
 }
 
 // start begins the work, before the engine and the sessions do.
-func (l *Locks) start(packets *packetnet.Service) {
+func (l *Locks) start(packets lockSessions) {
 	l.packets = packets
 	l.keeper.Start(l, l)
 	for _, id := range l.ended {
@@ -247,7 +265,12 @@ func (l *Locks) delta() uint32 {
 func (l *Locks) warm() {
 	tick := time.NewTicker(lockWarm)
 	defer tick.Stop()
+	var priced time.Time
 	for {
+		if time.Since(priced) >= lockPriceEvery {
+			priced = time.Now()
+			l.price()
+		}
 		for _, p := range l.packets.Neighbours() {
 			if _, ok := l.keeper.Way(p); ok || l.keeper.Off() != nil {
 				continue
@@ -277,9 +300,30 @@ func (l *Locks) Times() (lock.Terms, lock.Clock, bool) {
 }
 
 // Room implements forward.Locks.
-func (l *Locks) Room(p peer.ID) (tally.Amount, bool) {
+func (l *Locks) Room(p peer.ID) (forward.Room, bool) {
 	w, ok := l.Way(p)
-	return w.Free, ok
+	return forward.Room{Free: w.Free, Slots: int(l.keeper.Terms().Slots)}, ok
+}
+
+// Least implements forward.Locks.
+func (l *Locks) Least() tally.Amount { return tally.Amount(l.least.Load()) }
+
+// price asks what it costs to claim a lock.
+func (l *Locks) price() {
+	if l.fee == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(l.ctx, lockPriceWithin)
+	defer cancel()
+	fee, err := l.fee(ctx)
+	if err != nil {
+		return // the last price stands
+	}
+	units := uint64(1) << 62
+	if n := big.Div(big.Add(fee, big.NewInt(settler.AttoPerUnit-1)), big.NewInt(settler.AttoPerUnit)); n.IsUint64() {
+		units = n.Uint64()
+	}
+	l.least.Store(units)
 }
 
 // Receive implements forward.LockCarrier.

@@ -29,7 +29,7 @@ var _ lockWays = (*Node)(nil)
 func (n *Node) lockTime(way []peer.ID, amount tally.Amount) time.Duration {
 	room, err := n.book.HeadroomPacket(way[0], swap.Consume)
 	lane, ok := n.locks.Way(way[0])
-	if err != nil || !ok || amount <= room || amount > lane.Free {
+	if err != nil || !ok || amount <= room || amount > lane.Free || amount < n.locks.Least() {
 		return 0
 	}
 	terms, epoch := n.locks.Terms(), n.locks.epoch()

@@ -586,7 +586,7 @@ func (h *Hop) prepare(now int64, l *link, m *Msg, fx []Effect) ([]Effect, error)
 	amount := m.Amount - fee
 	if err := h.account.Hold(next.peer, h.nextID, Out, amount); err != nil {
 		code, headroom := holdCode(err)
-		until, code, lockable := h.lockOnward(next, m, m, amount, code)
+		until, code, lockable := h.lockOnward(l, next, m, amount, code)
 		if !lockable {
 			h.release(l.peer, m.ID, In)
 			return refuse(hopOut, code, headroom), nil
@@ -715,7 +715,7 @@ func (h *Hop) send(now int64, ev *Event, fx []Effect) []Effect {
 		return refuse(CodeBusy, 0)
 	}
 	if code, headroom := h.holdOwn(now, next, m); code != CodeUnset {
-		until, code, lockable := h.lockOnward(next, nil, m, m.Amount, code)
+		until, code, lockable := h.lockOnward(nil, next, m, m.Amount, code)
 		if !lockable {
 			return refuse(code, headroom)
 		}

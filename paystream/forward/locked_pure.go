@@ -32,9 +32,19 @@ type Locks interface {
 	// Times are the times of the chain, and how it stands to our clock now; false
 	// where the chain was not seen yet.
 	Times() (lock.Terms, lock.Clock, bool)
-	// Room is the free money of a channel to p that has a free slot; false where
-	// there is none, or p takes no locks.
-	Room(p peer.ID) (tally.Amount, bool)
+	// Room is what a channel to p can carry; false where there is none with a free
+	// slot, or p takes no locks.
+	Room(p peer.ID) (Room, bool)
+	// Least is the least amount that a lock is worth: to claim it from the chain would
+	// cost as much.
+	Least() tally.Amount
+}
+
+// Room is what a channel can carry under locks.
+type Room struct {
+	// Free is its free money, Slots are all its slots.
+	Free  tally.Amount
+	Slots int
 }
 
 const (
@@ -170,6 +180,8 @@ func (h *Hop) taken(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 		return give(hopIn, CodeUnsupported, 0), nil
 	case !seen:
 		return give(hopIn, CodeInternal, 0), nil
+	case m.Amount < h.locks.Least()/2: // the two may see other fees
+		return give(hopIn, CodeTooSmall, 0), nil
 	}
 	m.Expires = clock.Begins(ev.Lock.Expires - terms.Least())
 	if code := h.vetLocked(m); code != CodeUnset {
@@ -216,11 +228,13 @@ func (h *Hop) taken(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 	}
 	if lockable(code) {
 		if until := min(c.lk.inUntil-terms.Delta(), terms.Horizon(clock.Head)-terms.Skew); until >= clock.Head+terms.Least()+terms.Skew {
-			if free, ok := h.locks.Room(next.peer); ok && free >= c.amountOut {
+			why, ok := h.lockRoom(l, next, c.amountOut, code)
+			if ok {
 				l.locks.in[c.inID] = c
 				c.lk.room = room
 				return h.offer(next, c, m, until, fx), nil
 			}
+			code = why
 		} else if _, ok := h.locks.Room(next.peer); ok {
 			code, room = CodeExpiryTooSoon, 0
 		}
@@ -276,27 +290,47 @@ func (h *Hop) mayLock(m *Msg) bool {
 }
 
 // lockOnward is the way out under a lock, of a packet that came in on credit or is
-// our own, and that the tab refused with code. It reports false where there is none,
-// and the code that says why best.
-func (h *Hop) lockOnward(next *link, in, m *Msg, amount tally.Amount, code Code) (until int64, why Code, ok bool) {
+// our own (from nil), and that the tab refused with code. Without one the packet is
+// rejected with why.
+func (h *Hop) lockOnward(from, next *link, m *Msg, amount tally.Amount, code Code) (until int64, why Code, ok bool) {
 	if !lockable(code) || amount == 0 || !h.mayLock(m) {
 		return 0, code, false
 	}
-	free, ok := h.locks.Room(next.peer)
 	terms, clock, seen := h.locks.Times()
-	if !ok || !seen || free < amount {
-		return 0, code, false
+	if why, ok = h.lockRoom(from, next, amount, code); !ok || !seen {
+		return 0, why, false
 	}
-	if in == nil {
+	if from == nil {
 		// What the packet's expiry means at its payee, the lock has to last for.
 		return clock.At(m.Expires) + terms.Least() + terms.Skew, code, true
 	}
-	// The way in, on credit, outlives the lock by D in wall time.
-	until = min(clock.LastOver(in.Expires)-terms.Delta(), terms.Horizon(clock.Head)-terms.Skew)
-	if until < clock.Head+terms.Least()+terms.Skew {
-		return 0, CodeExpiryTooSoon, false
+	// The way in, on credit, outlives the lock by D in wall time. Where that leaves
+	// nothing, a smaller packet may still fit the tab.
+	until = min(clock.LastOver(m.Expires)-terms.Delta(), terms.Horizon(clock.Head)-terms.Skew)
+	return until, code, until >= clock.Head+terms.Least()+terms.Skew
+}
+
+// lockRoom reports whether the channel to next has room for a lock of what came from a
+// neighbour, or from us. None of those has more than half of the slots, so that who
+// fills slots with locks that nobody decides leaves some to others.
+func (h *Hop) lockRoom(from, next *link, amount tally.Amount, code Code) (why Code, ok bool) {
+	room, ok := h.locks.Room(next.peer)
+	if !ok || room.Free < amount || amount < h.locks.Least() {
+		return code, false
 	}
-	return until, code, true
+	if next.locks == nil || from == nil {
+		return code, true
+	}
+	share := 0
+	for _, c := range next.locks.out {
+		if c.in == from {
+			share++
+		}
+	}
+	if share >= max(1, room.Slots/2) {
+		return CodeBusy, false
+	}
+	return code, true
 }
 
 // offer makes a lock for the way out. Its record goes to disk with the lock.

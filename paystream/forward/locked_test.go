@@ -16,19 +16,22 @@ import (
 
 // benchLocks are channels as a test wants them.
 type benchLocks struct {
-	x    *hopBench
-	free map[peer.ID]tally.Amount
-	away bool
+	x     *hopBench
+	free  map[peer.ID]tally.Amount
+	least tally.Amount
+	away  bool
 }
 
 func (l *benchLocks) Times() (lock.Terms, lock.Clock, bool) {
 	return simTerms, lock.Clock{Head: 1000, HeadMS: l.x.now, EpochMS: 1000}, !l.away
 }
 
-func (l *benchLocks) Room(p peer.ID) (tally.Amount, bool) {
+func (l *benchLocks) Room(p peer.ID) (Room, bool) {
 	free, ok := l.free[p]
-	return free, ok
+	return Room{Free: free, Slots: 4}, ok
 }
+
+func (l *benchLocks) Least() tally.Amount { return l.least }
 
 // newLockBench is a bench whose tabs carry 50 units and whose channels 1000.
 func newLockBench(t *testing.T, rules Rules) (*hopBench, *benchLocks) {
@@ -80,7 +83,9 @@ func TestCreditOrLock(t *testing.T) {
 		{"no channel", func(_ *hopBench, l *benchLocks, _ *Msg) { delete(l.free, "right") }, false, CodeHeadroom, 20},
 		{"no funds", func(_ *hopBench, l *benchLocks, _ *Msg) { l.free["right"] = 99 }, false, CodeHeadroom, 20},
 		{"chain not seen", func(_ *hopBench, l *benchLocks, _ *Msg) { l.away = true }, false, CodeHeadroom, 20},
-		{"no time", func(_ *hopBench, _ *benchLocks, m *Msg) { m.Expires = testNow + 13_000 }, false, CodeExpiryTooSoon, 20},
+		{"no time", func(_ *hopBench, _ *benchLocks, m *Msg) { m.Expires = testNow + 13_000 }, false, CodeHeadroom, 20},
+		{"less than a claim costs", func(_ *hopBench, l *benchLocks, _ *Msg) { l.least = 101 }, false, CodeHeadroom, 20},
+		{"the chain's claim", func(_ *hopBench, l *benchLocks, _ *Msg) { l.least = 100 }, true, 0, 0},
 		{"the tab", func(x *hopBench, _ *benchLocks, _ *Msg) { x.tab.balance["right"] = 0 }, false, 0, 0},
 	} {
 		x, locks := newLockBench(t, Rules{})
@@ -213,6 +218,7 @@ func TestLockInIsGivenUp(t *testing.T) {
 		{"much data", CodeUnsupported, 40, func(_ *hopBench, _ *benchLocks, m *Msg) { m.Data = make([]byte, MaxKept+1) }},
 		{"no route", CodeNoRoute, 40, func(_ *hopBench, _ *benchLocks, m *Msg) { m.Dest = "nobody" }},
 		{"too many hops", CodeTooManyHops, 40, func(_ *hopBench, _ *benchLocks, m *Msg) { m.HopsLeft = 0 }},
+		{"less than half a claim", CodeTooSmall, 40, func(_ *hopBench, l *benchLocks, _ *Msg) { l.least = 202 }},
 		{"less than the fee", CodeTooSmall, 40, func(_ *hopBench, _ *benchLocks, m *Msg) { m.Amount = 1 }},
 		{"no time", CodeExpiryTooSoon, 11, func(*hopBench, *benchLocks, *Msg) {}},
 		{"no time for us", CodeRefused, 5, func(_ *hopBench, _ *benchLocks, m *Msg) { m.Dest = "self" }},
@@ -286,6 +292,18 @@ func TestLockBounds(t *testing.T) {
 			t.Fatalf("kind %d: %+v", k, fx)
 		}
 	}
+	// A neighbour has half of the slots to another, and no more: of 4 here.
+	x.tab.balance["right"] = -130
+	for id := uint64(30); id < 32; id++ {
+		if fx := x.underLock(id, 40); find(fx, FxOffer) == nil {
+			t.Fatalf("lock %d: %+v", id, fx)
+		}
+	}
+	fx := x.underLock(32, 40)
+	if give := find(fx, FxGive); give == nil || give.Msg.Code != CodeBusy {
+		t.Fatalf("more than its share: %+v", fx)
+	}
+	x, _ = newLockBench(t, Rules{})
 	// A wish to give up goes to whom our lock is with.
 	x.tab.balance["right"] = -130
 	offer := find(x.from("left", testPrepare(20, mayLock)), FxOffer)

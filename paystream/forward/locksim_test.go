@@ -55,7 +55,8 @@ func (x simTimes) Times() (lock.Terms, lock.Clock, bool) {
 	return simTerms, lock.Clock{Head: x.s.now / 1000, HeadMS: x.s.now, EpochMS: 1000}, true
 }
 
-func (x simTimes) Room(peer.ID) (tally.Amount, bool) { return 1 << 40, true }
+func (x simTimes) Room(peer.ID) (Room, bool) { return Room{Free: 1 << 40, Slots: 64}, true }
+func (x simTimes) Least() tally.Amount       { return 0 }
 
 func simChannel(m Msg) *Msg {
 	m.Lock = &LockMsg{Channel: []byte{1}, Voucher: []byte{1}}
