@@ -134,6 +134,7 @@ type waitingPart struct {
 var (
 	_ payments.Carrier     = (*partCarrier)(nil)
 	_ payments.LockCarrier = (*partCarrier)(nil)
+	_ payments.OwedCarrier = (*partCarrier)(nil)
 )
 
 // begin takes up what the engine found in its journal.
@@ -191,6 +192,11 @@ func (c *partCarrier) Forget(id payments.PartID) {
 // Fulfil implements payments.Carrier.
 func (c *partCarrier) Fulfil(id payments.PartID, preimage tally.Preimage, done func(error)) {
 	c.decide(id, &forward.Decision{Fulfil: true, Preimage: preimage}, done)
+}
+
+// FulfilOwed implements payments.OwedCarrier.
+func (c *partCarrier) FulfilOwed(id payments.PartID, preimage tally.Preimage, done func(error)) {
+	c.decide(id, &forward.Decision{Fulfil: true, Preimage: preimage, Owed: true}, done)
 }
 
 // Reject implements payments.Carrier.

@@ -93,8 +93,11 @@ type Decision struct {
 	Preimage tally.Preimage
 	// Opens: the endpoint has seen that Preimage opens the condition.
 	Opens bool
-	Code  Code
-	Data  []byte
+	// Owed: the endpoint has paid for Preimage. Under a lock it is then shown however
+	// late it is.
+	Owed bool
+	Code Code
+	Data []byte
 	// Record, where set, adds records of the endpoint to the batch that the
 	// fulfil is saved with, before it leaves. The engine calls it once, on its
 	// own goroutine.
@@ -287,6 +290,7 @@ type sending struct {
 	msg     Msg
 	id      uint64
 	keep    bool
+	owed    bool
 	owner   any
 	done    func(*Result)
 	result  func(*Result) func(*durable.Batch)
@@ -549,7 +553,7 @@ func (e *Engine) SendWait(ctx context.Context, p *Packet) (Result, error) {
 func (e *Engine) Decide(from peer.ID, id uint64, d *Decision, done func(error)) error {
 	s := sendings.Get().(*sending)
 	s.msg = Msg{Preimage: d.Preimage, Code: d.Code, Data: d.Data}
-	s.id, s.record, s.decided = id, d.Record, done
+	s.id, s.owed, s.record, s.decided = id, d.Owed, d.Record, done
 	kind := EvReject
 	if d.Fulfil {
 		kind = EvFulfil
@@ -795,7 +799,7 @@ func (e *Engine) own(now int64, it *item) error {
 	s := it.send
 	m := e.hop.message(s.msg.Kind, 0)
 	*m = s.msg
-	ev := Event{Kind: it.kind, Peer: it.peer, ID: s.id, Keep: s.keep, Msg: m}
+	ev := Event{Kind: it.kind, Peer: it.peer, ID: s.id, Keep: s.keep, Owed: s.owed, Msg: m}
 	before := len(e.fx)
 	if it.kind == EvSend {
 		ev.Ref = e.remember(pending{s.owner, s.done, s.result})

@@ -280,7 +280,9 @@ type Event struct {
 	Window int
 	Keep   bool
 	// Opens: whoever fulfils has seen that the preimage opens the condition.
-	Opens  bool
+	Opens bool
+	// Owed: whoever fulfils has paid for the preimage.
+	Owed   bool
 	Failed bool
 	Msg    *Msg
 	Lock   *lock.Lock

@@ -409,7 +409,7 @@ func (h *Hop) fulfilLocked(c *circuit, ev *Event, fx []Effect) ([]Effect, error)
 		return fx, errPreimage
 	}
 	c.lk.shown = true
-	return append(fx, Effect{Kind: FxShow, Peer: ev.Peer, Key: c.key, Ref: ev.ID, Msg: ev.Msg}), nil
+	return append(fx, Effect{Kind: FxShow, Peer: ev.Peer, Key: c.key, Ref: ev.ID, Kept: ev.Owed, Msg: ev.Msg}), nil
 }
 
 // EvLockShown: the preimage of a lock is on its way, saved, or with Failed the lock

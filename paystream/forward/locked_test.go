@@ -194,6 +194,12 @@ func TestLockInGoesOn(t *testing.T) {
 	if _, err := x.step(Event{Kind: EvReject, Peer: "left", ID: 1, Msg: new(Msg)}); !errors.Is(err, ErrNotHeld) {
 		t.Fatalf("decided twice: %v", err)
 	}
+	// What our endpoint has paid for is shown at any time.
+	owed, _ := newLockBench(t, Rules{})
+	owed.underLock(1, 40, func(m *Msg) { m.Dest = "self" })
+	if fx := owed.do(Event{Kind: EvFulfil, Peer: "left", ID: 1, Owed: true, Msg: &Msg{Preimage: testSecret}}); len(fx) != 1 || fx[0].Kind != FxShow || !fx[0].Kept {
+		t.Fatalf("owed: %+v", fx)
+	}
 	// The channel may say that it is too late, and then it is given up at once.
 	if fx = x.do(Event{Kind: EvLockShown, Peer: "left", ID: 1, Failed: true}); find(fx, FxDelete) == nil || find(fx, FxGive) == nil {
 		t.Fatalf("refused: %+v", fx)

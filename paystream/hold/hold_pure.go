@@ -275,8 +275,10 @@ type Effect struct {
 	PartID   payments.PartID
 	ID       ID
 	Preimage tally.Preimage
-	Code     payments.FailCode
-	Peer     peer.ID
-	Count    int
-	Amount   tally.Amount
+	// Owed, of FxFulfil: we have paid for Preimage.
+	Owed   bool
+	Code   payments.FailCode
+	Peer   peer.ID
+	Count  int
+	Amount tally.Amount
 }

@@ -368,7 +368,7 @@ func (h *Holder) arrived(now int64, ev *HolderEvent, fx []Effect) []Effect {
 	case StateHeld, StateOffered:
 		return fx // told again after a restart
 	case StateClaimed, StateSettled:
-		return append(fx, Effect{Kind: FxFulfil, PartID: a.PartID, ID: r.ID, Preimage: r.Preimage})
+		return append(fx, Effect{Kind: FxFulfil, PartID: a.PartID, ID: r.ID, Preimage: r.Preimage, Owed: true})
 	default:
 		return append(fx, Effect{Kind: FxReject, PartID: a.PartID, ID: r.ID, Code: payments.FailRefused})
 	}
@@ -481,7 +481,7 @@ func (h *Holder) answered(now int64, a *payments.Answer, fx []Effect) []Effect {
 	if a.Fulfilled && a.Preimage.Opens(r.Hash) {
 		h.to(now, r, StateClaimed, func() { r.Preimage = a.Preimage })
 		fx = append(h.save(r, fx), forget, Effect{Kind: FxWake, ID: r.ID})
-		return append(fx, Effect{Kind: FxFulfil, PartID: r.ID, ID: r.ID, Preimage: r.Preimage})
+		return append(fx, Effect{Kind: FxFulfil, PartID: r.ID, ID: r.ID, Preimage: r.Preimage, Owed: true})
 	}
 	if r.Stop || now >= r.Expires {
 		end := StateExpired
@@ -636,7 +636,7 @@ func (h *Holder) restart(now int64, ev *HolderEvent, fx []Effect) []Effect {
 			// What is claimed on our disk and not waiting is claimed there, too.
 			fx = h.done(now, row.ID, fx)
 		case row.State == StateClaimed:
-			fx = append(fx, Effect{Kind: FxFulfil, PartID: row.ID, ID: row.ID, Preimage: row.Preimage})
+			fx = append(fx, Effect{Kind: FxFulfil, PartID: row.ID, ID: row.ID, Preimage: row.Preimage, Owed: true})
 		case !row.State.Live() && !waits:
 			fx = h.done(now, row.ID, fx)
 		case !row.State.Live():

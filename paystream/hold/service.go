@@ -544,6 +544,10 @@ func (s *Service) carryOut(f *Effect) {
 	case FxForget:
 		s.cfg.Carrier.Forget(f.PartID)
 	case FxFulfil:
+		if c, ok := s.cfg.Carrier.(payments.OwedCarrier); ok && f.Owed {
+			c.FulfilOwed(f.PartID, f.Preimage, s.decided(f.PartID))
+			return
+		}
 		s.cfg.Carrier.Fulfil(f.PartID, f.Preimage, s.decided(f.PartID))
 	case FxReject:
 		s.cfg.Carrier.Reject(f.PartID, f.Code, s.decided(f.PartID))

@@ -78,6 +78,14 @@ type Carrier interface {
 	Start(h Handler)
 }
 
+// OwedCarrier is a Carrier that can be told that a claim is owed: that whoever makes it
+// has paid for the preimage, and has nothing to lose by showing it late.
+type OwedCarrier interface {
+	Carrier
+	// FulfilOwed is Fulfil of such a claim.
+	FulfilOwed(id PartID, preimage tally.Preimage, done func(error))
+}
+
 // LockCarrier is a Carrier that takes what is too large for a tab under locks. Those
 // need time of another kind: each hop has to be paid by the chain, if it comes to that,
 // before the one before it ends.
