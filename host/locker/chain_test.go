@@ -268,6 +268,39 @@ func TestFunds(t *testing.T) {
 	})
 }
 
+// Slots are bounded, and a channel whose slots are full is counted until one ends.
+func TestFull(t *testing.T) {
+	inRig(t, func(r *rig) {
+		k := r.payer.locker
+		slots := k.Terms().Slots
+		for id := range slots {
+			if n := k.Full(); n != 0 {
+				t.Fatalf("%d channels are full under %d locks", n, id)
+			}
+			if err := r.offer(id+1, 10, r.head()+26); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := k.Full(); n != 1 {
+			t.Errorf("%d channels are full", n)
+		}
+		if n := r.payee.locker.Full(); n != 0 {
+			t.Errorf("the slots of a channel to us count: %d", n)
+		}
+		if err := r.offer(slots+1, 10, r.head()+26); !errors.Is(err, lock.ErrFull) {
+			t.Errorf("one more: %v", err)
+		}
+		r.pass(1)
+		if err := r.payee.locker.Give(context.Background(), r.payer.id, 1, nil); err != nil {
+			t.Fatal(err)
+		}
+		r.pass(1)
+		if n := k.Full(); n != 0 {
+			t.Errorf("%d channels are full after a lock ended", n)
+		}
+	})
+}
+
 // Who does not wait for a lock has it all the same, and who offers another under its
 // id has none.
 func TestOfferPending(t *testing.T) {

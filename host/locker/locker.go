@@ -367,6 +367,21 @@ func (k *Locker) Way(p peer.ID) (Way, bool) {
 	return Way{Channel: ch, Free: l.free, Slots: l.room}, true
 }
 
+// Full is in how many channels of ours no further lock finds a slot.
+func (k *Locker) Full() (n int) {
+	k.mu.Lock()
+	lines := k.all()
+	k.mu.Unlock()
+	for _, l := range lines {
+		l.mu.Lock()
+		if l.role == lock.Payer && l.room == 0 && !l.closing {
+			n++
+		}
+		l.mu.Unlock()
+	}
+	return n
+}
+
 // Warm gets the channel to p ready, so that Way knows it.
 func (k *Locker) Warm(ctx context.Context, p peer.ID) error {
 	if k.off != nil {
