@@ -32,6 +32,10 @@ type Tab struct {
 	Arrived int64
 	// PaySkew is that less what the other took of anybody.
 	PaySkew int64
+	// In the slots of the other's channel to us: what is ours, what of it the chain has,
+	// whether it has the guard, and how many of our CANCELs.
+	SlotsPaid, SlotsRedeemed, CancelsOnChain int64
+	Guarded                                  bool
 }
 
 // mirrors reports whether two sides are one tab.
@@ -59,6 +63,11 @@ type Stats struct {
 	Sockets int
 	Net     int64
 	Growth  int64
+	// Locks that stand, ours and those of others, and channels of ours whose slots they
+	// fill.
+	Locks, SlotsFull int
+	// LockWays are our channels that can carry locks now.
+	LockWays int
 	// HoldRows counts its payments through a holder, by role and status.
 	HoldRows map[string]int
 	// Payments in parts: ours by state, invoices paid, parts that wait here, and what
@@ -107,6 +116,14 @@ var figures = map[string]figure{
 	"settling":         {peer: func(s *Stats) int64 { return int64(s.Settling) }, chain: true},
 	"collected":        {peer: func(s *Stats) int64 { return int64(s.Collected) }, chain: true},
 	"earned":           {peer: func(s *Stats) int64 { return s.Earned }, chain: true},
+
+	"slots-paid":       {tab: func(t *Tab) int64 { return t.SlotsPaid }, procs: true, chain: true},
+	"slots-redeemed":   {tab: func(t *Tab) int64 { return t.SlotsRedeemed }, procs: true, chain: true},
+	"cancels-on-chain": {tab: func(t *Tab) int64 { return t.CancelsOnChain }, procs: true, chain: true},
+	"guarded":          {tab: func(t *Tab) int64 { return bit(t.Guarded) }, procs: true, chain: true},
+	"lock-ways":        {peer: func(s *Stats) int64 { return int64(s.LockWays) }, procs: true, chain: true},
+	"slots-full":       {peer: func(s *Stats) int64 { return int64(s.SlotsFull) }, procs: true, chain: true},
+	"locks":            {peer: func(s *Stats) int64 { return int64(s.Locks) }, procs: true, chain: true},
 
 	"socket-balance":    {socket: func(s *rpc.SocketRow) int64 { return s.Balance }},
 	"socket-sent":       {socket: func(s *rpc.SocketRow) int64 { return int64(s.Sent) }},

@@ -3,6 +3,7 @@ package testnet
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"strconv"
 	"time"
@@ -30,41 +31,42 @@ func (d *procs) pay(ctx context.Context, p, to *proc, st *statement) error {
 	if st.verb == "pay" {
 		return payWhole(ctx, p, to, units, seconds)
 	}
+	hold := st.keys["hold"] != ""
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		left, err := d.begin(ctx, p, to, units, seconds)
+		left, why, err := d.begin(ctx, p, to, units, seconds, hold)
 		if left || err != nil {
 			return err
 		}
 		select { // no way was known: try again
 		case <-tick.C:
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("%w: no part left: %w", ctx.Err(), why)
 		}
 	}
 }
 
-// begin pays in the background, and returns when a part has left, or with false where
-// the call ended before one did.
-func (d *procs) begin(ctx context.Context, p, to *proc, units, seconds uint64) (bool, error) {
-	text, err := invoiceOf(ctx, to, units)
+// begin pays in the background, and returns when a part has left, or with false and why
+// where the call ended before one did.
+func (d *procs) begin(ctx context.Context, p, to *proc, units, seconds uint64, hold bool) (left bool, why, err error) {
+	text, err := invoiceOf(ctx, to, units, hold)
 	if err != nil {
-		return false, err
+		return false, nil, err
 	}
 	hash, err := rpc.InvoiceHash(text)
 	if err != nil {
-		return false, err
+		return false, nil, err
 	}
 	client, err := p.RPC()
 	if err != nil {
-		return false, err
+		return false, nil, err
 	}
 	calling := context.WithoutCancel(ctx) // longer than the statement
-	ended := make(chan struct{})
+	ended := make(chan error, 1)
 	d.pays.Go(func() { // ends with the call, or with the peer
-		defer close(ended)
-		_, _ = client.Pay(calling, text, rpc.PayOptions{TimeoutSeconds: seconds})
+		_, err := client.Pay(calling, text, rpc.PayOptions{TimeoutSeconds: seconds})
+		ended <- err
 	})
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -72,18 +74,18 @@ func (d *procs) begin(ctx context.Context, p, to *proc, units, seconds uint64) (
 		parts, err := client.ListPartialPayments(ctx, hash)
 		switch {
 		case err == nil && len(parts) > 0:
-			return true, nil
+			return true, nil, nil
 		case err != nil && rpc.Explain(err).Code != rpc.CodeNoPayment:
-			return false, err
+			return false, nil, err
 		case last:
-			return false, nil
+			return false, why, nil
 		}
 		select {
 		case <-tick.C:
-		case <-ended:
+		case why = <-ended:
 			last = true
 		case <-ctx.Done():
-			return false, ctx.Err()
+			return false, nil, ctx.Err()
 		}
 	}
 }
@@ -94,7 +96,7 @@ func payWhole(ctx context.Context, p, to *proc, units, seconds uint64) error {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for try := 0; ; try++ {
-		text, err := invoiceOf(ctx, to, units)
+		text, err := invoiceOf(ctx, to, units, false)
 		if err != nil {
 			return err
 		}
@@ -121,9 +123,9 @@ func payWhole(ctx context.Context, p, to *proc, units, seconds uint64) error {
 	}
 }
 
-func invoiceOf(ctx context.Context, p *proc, units uint64) (string, error) {
+func invoiceOf(ctx context.Context, p *proc, units uint64, hold bool) (string, error) {
 	row, err := callOf(p.Member, func(c *rpc.Client) (rpc.InvoiceRow, error) {
-		return c.Invoice(ctx, rpc.InvoiceOptions{Amount: units})
+		return c.Invoice(ctx, rpc.InvoiceOptions{Amount: units, Hold: hold})
 	})
 	return row.Invoice, err
 }
@@ -142,10 +144,10 @@ func (d *procs) part(ctx context.Context, p, to *proc, st *statement, units uint
 	if err != nil {
 		return err
 	}
-	key := p.Name + " " + to.Name + " " + st.keys["total"]
+	key := invoiceKey(p, to, st.keys["total"])
 	text := d.invoices[key]
 	if text == "" {
-		if text, err = invoiceOf(ctx, to, total); err != nil {
+		if text, err = invoiceOf(ctx, to, total, false); err != nil {
 			return err
 		}
 		d.invoices[key] = text

@@ -38,7 +38,7 @@ var processVerbs = map[string]bool{
 	"kill": true, "erase": true, "policy": true, "clock": true, "wait": true, "hostile": true, "flood": true, "repeat": true,
 	"hold": true, "uri": true, "open": true, "limits": true, "shut": true,
 	"partition": true, "heal": true, "cashout": true, "close": true, "chain": true, "mine": true, "reorg": true,
-	"pay": true, "begin": true, "part": true,
+	"pay": true, "begin": true, "part": true, "invoice": true, "claim": true, "refuse": true, "jam": true, "near": true,
 }
 
 // procs drives peers that are processes of their own, where there is a devnet in mode
@@ -160,6 +160,8 @@ func (d *procs) do(ctx context.Context, st *statement) error {
 		return d.hold(ctx, st)
 	case "uri", "open", "limits", "shut":
 		return d.onSocket(ctx, st)
+	case "invoice", "claim", "refuse", "jam", "near":
+		return d.lock(ctx, st)
 	}
 	p, err := d.peer(st.args[0])
 	if err != nil {
@@ -418,7 +420,14 @@ func (d *procs) tab(ctx context.Context, at, with string) (Tab, error) {
 		return t, err
 	}
 	t.PaySkew = paySkew(ctx, t.Arrived, d.peers[with])
-	return t, nil
+	if d.cluster.Devnet == nil || len(row.Links) == 0 {
+		return t, nil
+	}
+	slots, err := d.slotVouchers(ctx, d.peers[with], p)
+	if err != nil {
+		return t, nil //nolint:nilerr // the chain is away: what needs none is told
+	}
+	return t, t.addSlots(slots)
 }
 
 func (d *procs) stats(ctx context.Context, at string) (Stats, error) {
@@ -430,7 +439,7 @@ func (d *procs) stats(ctx context.Context, at string) (Stats, error) {
 	if err != nil {
 		return Stats{}, err
 	}
-	s := Stats{Accounts: st.Accounts, Exposure: tally.Amount(st.Exposure), Got: p.view.got, Unhealthy: !st.Healthy, Why: whyUnhealthy(&st)}
+	s := Stats{Accounts: st.Accounts, Exposure: tally.Amount(st.Exposure), Got: p.view.got, Unhealthy: !st.Healthy, Why: whyUnhealthy(&st), SlotsFull: slotsFull(&st)}
 	if err := p.socketStats(ctx, &s); err != nil {
 		return s, err
 	}
@@ -440,6 +449,15 @@ func (d *procs) stats(ctx context.Context, at string) (Stats, error) {
 	if d.cluster.Devnet == nil {
 		return s, nil
 	}
+	locks, err := callOf(p.Member, func(c *rpc.Client) ([]rpc.LockRow, error) { return c.Locks(ctx, "") })
+	if err != nil {
+		return s, err
+	}
+	state, err := callOf(p.Member, func(c *rpc.Client) (rpc.LockState, error) { return c.LockState(ctx) })
+	if err != nil {
+		return s, err
+	}
+	s.Locks, s.LockWays = len(locks), len(state.Channels)
 	channels, err := callOf(p.Member, func(c *rpc.Client) ([]rpc.ChannelRow, error) { return c.PaychInfo(ctx) })
 	if err != nil {
 		return s, nil //nolint:nilerr // the chain is away: what needs none is told

@@ -5,6 +5,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/tallystick/tally/host/rpc"
 )
 
 // needsProcesses reports whether a scenario that ships does not run in this process.
@@ -48,6 +50,9 @@ func TestScenariosThatDoNotFit(t *testing.T) {
 		"sockets in one process": {false, "title T\npeers a b\nuri u a gift 10\ncheck \"c\" balance a b == 0", "needs processes"},
 		"figure of a socket":     {false, "title T\npeers a b\ncheck \"c\" socket-balance s client == 0", "needs processes"},
 		"fees in one process":    {false, "title T\npeers a fee-base=1\ncheck \"c\" accounts a == 0", "no packets"},
+		"hold in one process":    {false, "title T\npeers a b\nclaim b\ncheck \"c\" balance a b == 0", "needs processes"},
+		"locks without chain":    {false, "title T\nmode mock\npeers a b\nnear a b 3\ncheck \"c\" balance a b == 0", "needs processes and a chain"},
+		"slots without chain":    {false, "title T\nmode mock\npeers a b\ncheck \"c\" slots-paid a b == 0", "needs a chain"},
 		"mode after statements":  {true, "title T\npeers a\nmode hard\ncheck \"c\" accounts a == 0", "before all statements"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -102,6 +107,55 @@ func TestScenariosOfPayments(t *testing.T) {
 			r, err := RunScenario(t.Context(), name, Options{Hard: true, Cluster: processes(t)})
 			if err != nil || r.Failed != 0 || r.Passed < checks {
 				t.Errorf("%v\n%s", err, printed(t, &r))
+			}
+		})
+	}
+}
+
+// A hub between two spokes, under locks, and what leaves nothing behind. What waits for
+// the end of locks and for channels that settle under them runs with TALLY_LONG=1.
+func TestScenariosOfLocks(t *testing.T) {
+	scenarios := map[string]int{"lock-hub": 39, "lock-cancel": 26}
+	if os.Getenv("TALLY_LONG") != "" {
+		scenarios["lock-chain-claim"] = 45
+		scenarios["settle-while-locked"] = 34
+		scenarios["jam"] = 35
+	}
+	for name, checks := range scenarios {
+		t.Run(name, func(t *testing.T) {
+			r, err := RunScenario(t.Context(), name, Options{Cluster: processes(t)})
+			if err != nil || r.Failed != 0 || r.Passed < checks {
+				t.Errorf("%v\n%s", err, printed(t, &r))
+			}
+		})
+	}
+}
+
+// A slot counts what its last voucher says that can be had, and a guard nothing.
+func TestSlotsOfATab(t *testing.T) {
+	row := func(lane, nonce uint64, units, hash, origin string, redeemed bool) rpc.VoucherRow {
+		return rpc.VoucherRow{
+			VoucherInfo: rpc.VoucherInfo{Lane: lane, Nonce: nonce, Amount: units + "000000000", SecretHash: hash}, Origin: origin, Redeemed: redeemed,
+		}
+	}
+	unlocked := []rpc.VoucherRow{row(1, 1, "70", "aa", "received", false), row(1, 2, "70", "", "received", false)}
+	for name, tt := range map[string]struct {
+		rows []rpc.VoucherRow
+		want Tab
+	}{
+		"unlocked":          {unlocked, Tab{SlotsPaid: 70}},
+		"then locked":       {append(unlocked, row(1, 3, "90", "bb", "received", false)), Tab{SlotsPaid: 70}},
+		"then claimed":      {append(unlocked, row(1, 3, "90", "bb", "received", true)), Tab{SlotsPaid: 90, SlotsRedeemed: 90}},
+		"then cancelled":    {append(unlocked, row(1, 3, "90", "bb", "received", false), row(1, 4, "70", "", "refund", false)), Tab{SlotsPaid: 70}},
+		"cancel submitted":  {append(unlocked, row(1, 3, "90", "bb", "received", true), row(1, 4, "70", "", "refund", true)), Tab{SlotsPaid: 70, SlotsRedeemed: 70, CancelsOnChain: 1}},
+		"guard":             {[]rpc.VoucherRow{row(guardLane, 1, "0", "", "received", true)}, Tab{Guarded: true}},
+		"guard, not needed": {[]rpc.VoucherRow{row(guardLane, 1, "0", "", "received", false)}, Tab{}},
+		"two slots":         {append(unlocked, row(2, 2, "5", "", "received", true)), Tab{SlotsPaid: 75, SlotsRedeemed: 5}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got Tab
+			if err := got.addSlots(tt.rows); err != nil || got != tt.want {
+				t.Errorf("%+v, %v, want %+v", got, err, tt.want)
 			}
 		})
 	}

@@ -291,11 +291,11 @@ func (s *script) fits(at place) error {
 // chainVerbs need processes and a chain, socketVerbs processes.
 var (
 	chainVerbs = map[string]bool{
-		"cashout": true, "close": true, "chain": true, "mine": true, "reorg": true,
+		"cashout": true, "close": true, "chain": true, "mine": true, "reorg": true, "near": true,
 	}
 	socketVerbs = map[string]bool{
 		"hold": true, "uri": true, "open": true, "limits": true, "shut": true, "partition": true, "heal": true,
-		"pay": true, "begin": true, "part": true,
+		"pay": true, "begin": true, "part": true, "invoice": true, "claim": true, "refuse": true, "jam": true,
 	}
 )
 
@@ -343,6 +343,7 @@ func (r *runner) newDriver() (driver, error) {
 	}
 	if at := r.script.place(r.opt.Hard); at != inside {
 		r.opt.Cluster.NoChain = at != onChain
+		r.script.chain.apply(&r.opt.Cluster)
 		d, err := newProcs(r.ctx, r.opt.Cluster)
 		if err != nil {
 			return nil, err

@@ -299,8 +299,9 @@ check "fifth" got a == 0
 func TestScenarioNames(t *testing.T) {
 	want := []string{
 		"chain-down", "clock", "cog", "crash", "disconnect", "drain", "flood", "gift", "hold-restart", "hold", "hostile-threshold", "hub",
+		"jam", "lock-cancel", "lock-chain-claim", "lock-hub",
 		"multipath-restart", "multipath-timeout", "multipath", "partition", "pull",
-		"refund", "reorg", "restart", "settle-offline", "socket-crash", "socket-flood", "tab", "three-hops", "threshold", "usecases",
+		"refund", "reorg", "restart", "settle-offline", "settle-while-locked", "socket-crash", "socket-flood", "tab", "three-hops", "threshold", "usecases",
 	}
 	if got := ListScenarios(); !slices.Equal(got, want) {
 		t.Errorf("%v", got)
@@ -330,6 +331,12 @@ func TestScriptErrors(t *testing.T) {
 		{"peers a\ncheck \"x\" got a == 0", "1", "there is no title"},
 		{"title T\npeers a\n", "3", "there is no check"},
 		{"title T\ntitle U\n", "2", "title is given once"},
+		{"title T\nmode hard colour=red\n", "2", "says nothing of a chain"},
+		{"title T\nmode hard epoch=0s\n", "2", "says nothing of a chain"},
+		{"title T\nmode hard finality=x\n", "2", "says nothing of a chain"},
+		{"title T\nmode mock finality=1\n", "2", "mode is given once"},
+		{head + "near a b soon" + tail, "3", `"soon" is no number`},
+		{head + "begin a b 5 hold=no" + tail, "3", "want yes"},
 		{head + "dance a b" + tail, "3", `unknown statement "dance"`},
 		{head + "connect a" + tail, "3", "connect has 1 arguments"},
 		{head + "connect a b a" + tail, "3", "connect has 3 arguments"},

@@ -46,7 +46,13 @@ import (
 //	cashout A B                      A puts B's voucher on the chain
 //	close A B                        A settles its channel to B
 //	pay A B UNITS [timeout=S]        A pays an invoice of B in parts, and waits
-//	begin A B UNITS [timeout=S]      the same, and goes on when a part has left
+//	begin A B UNITS [timeout=S] [hold=yes]
+//	                                 the same, and goes on when a part has left; hold
+//	                                 leaves it to B to claim or refuse it
+//	claim B, refuse B                what waits at B for its decision
+//	invoice A B UNITS                the one that the next part of this total is for
+//	jam A B UNITS N via=P            N parts that B never claims
+//	near A B N                       blocks until the last lock of A at B ends in N
 //	part A B UNITS via=P total=N number=N
 //	                                 one part of such a payment; one total is one
 //	                                 invoice until it is paid
@@ -74,13 +80,51 @@ import (
 //	FIGURE S client|server == N      of one end of a socket
 //
 // A line `mode mock` after the title has the peers run as processes of their own,
-// `mode hard` also on a chain.
+// `mode hard` also on a chain, whose keys epoch=DURATION, settle-delay=EPOCHS and
+// finality=EPOCHS say what it is like.
 type script struct {
 	file  string
 	mode  string // empty: in this process; mock: on processes; hard: and a chain
+	chain chainKeys
 	title string
 	body  []statement
 	peers []string
+}
+
+// chainKeys are what a scenario says of its chain; 0 leaves it to whoever runs it.
+type chainKeys struct {
+	epoch                 time.Duration
+	settleDelay, finality int64
+}
+
+// set reads one key of the line `mode hard`.
+func (k *chainKeys) set(word string) bool {
+	key, value, _ := strings.Cut(word, "=")
+	n, err := strconv.ParseInt(value, 10, 32)
+	switch key {
+	case "epoch":
+		k.epoch, err = time.ParseDuration(value)
+		return err == nil && k.epoch > 0 && k.epoch <= time.Minute
+	case "settle-delay":
+		k.settleDelay = n
+	case "finality":
+		k.finality = n
+	default:
+		return false
+	}
+	return err == nil && n > 0
+}
+
+func (k *chainKeys) apply(c *ClusterConfig) {
+	if k.epoch != 0 {
+		c.BlockTime = k.epoch
+	}
+	if k.settleDelay != 0 {
+		c.SettleDelay = k.settleDelay
+	}
+	if k.finality != 0 {
+		c.Finality = k.finality
+	}
 }
 
 // statement is one line, or a block of them.
@@ -149,7 +193,12 @@ var verbs = map[string]verb{
 	"cashout":    {args: []string{"peer", "peer"}, doc: "cashout A B"},
 	"close":      {args: []string{"peer", "peer"}, doc: "close A B"},
 	"pay":        {args: []string{"peer", "peer", "num"}, keys: []string{"timeout"}, doc: "pay A B UNITS [timeout=SECONDS]"},
-	"begin":      {args: []string{"peer", "peer", "num"}, keys: []string{"timeout"}, doc: "begin A B UNITS [timeout=SECONDS]"},
+	"begin":      {args: []string{"peer", "peer", "num"}, keys: []string{"timeout", "hold"}, doc: "begin A B UNITS [timeout=SECONDS] [hold=yes]"},
+	"claim":      {args: []string{"peer"}, doc: "claim PAYEE"},
+	"refuse":     {args: []string{"peer"}, doc: "refuse PAYEE"},
+	"invoice":    {args: []string{"peer", "peer", "num"}, doc: "invoice A B UNITS"},
+	"jam":        {args: []string{"peer", "peer", "num", "num"}, keys: []string{"via"}, doc: "jam A B UNITS COUNT via=P"},
+	"near":       {args: []string{"peer", "peer", "num"}, doc: "near A B EPOCHS"},
 	"part":       {args: []string{"peer", "peer", "num"}, keys: []string{"via", "total", "number"}, doc: "part A B UNITS via=P total=N number=N"},
 	"chain":      {args: []string{"kill|stop|start"}, doc: "chain kill|stop|start"},
 	"mine":       {args: []string{"num"}, doc: "mine N"},
@@ -223,10 +272,15 @@ func (p *parser) block(s *script, opened int) ([]statement, error) {
 			}
 			return body, nil
 		case "mode":
-			if s.mode != "" || len(body) > 0 || opened != 0 || len(words) != 2 || words[1] != "hard" && words[1] != "mock" {
+			if s.mode != "" || len(body) > 0 || opened != 0 || len(words) < 2 || words[1] != "hard" && (words[1] != "mock" || len(words) > 2) {
 				return nil, p.fail(line, "mode is given once, before all statements, and is mock or hard", "write: mode hard")
 			}
 			s.mode = words[1]
+			for _, word := range words[2:] {
+				if !s.chain.set(word) {
+					return nil, p.fail(line, fmt.Sprintf("%q says nothing of a chain", word), "write: mode hard [epoch=DURATION] [settle-delay=EPOCHS] [finality=EPOCHS]")
+				}
+			}
 			continue
 		case "each":
 			each, err := p.each(line, words[1:], opened)
@@ -400,7 +454,7 @@ func (p *parser) keys(line int, keys map[string]string) error {
 					return err
 				}
 			}
-		case "refunds", "whole":
+		case "refunds", "whole", "hold":
 			if value != "yes" {
 				err = fmt.Errorf("want yes")
 			}
