@@ -133,7 +133,7 @@ func (n *Node) spread(ctx context.Context, every time.Duration) {
 	tick := time.NewTicker(min(spreadTick, every))
 	defer tick.Stop()
 	var last time.Time
-	var met []peer.ID
+	var met, locked []peer.ID
 	for {
 		select {
 		case <-tick.C:
@@ -141,10 +141,11 @@ func (n *Node) spread(ctx context.Context, every time.Duration) {
 			return
 		}
 		now, neighbours := time.Now(), n.packets.Neighbours()
-		if now.Sub(last) < every && slices.Equal(met, neighbours) {
+		ways := n.lockWays(neighbours)
+		if now.Sub(last) < every && slices.Equal(met, neighbours) && slices.Equal(locked, ways) {
 			continue
 		}
-		last, met = now, neighbours
+		last, met, locked = now, neighbours, ways
 		n.adverts.tidy(now, neighbours)
 		for _, p := range neighbours {
 			if err := n.advertise(ctx, now, p); err != nil {

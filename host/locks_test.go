@@ -56,7 +56,7 @@ func newLockNetWith(ctx context.Context, t *testing.T, nodes int, settleDelay in
 		policy := swap.DefaultPolicy()
 		policy.Mode, policy.PaymentThreshold, policy.DisconnectThreshold = swap.ModeHard, 100, 200
 		cfg := host.Config{
-			Policy: policy, Payments: &host.PaymentsConfig{},
+			Policy: policy, Payments: &host.PaymentsConfig{PullEvery: 50 * time.Millisecond},
 			Chain: &host.ChainConfig{URL: d.Info().RPC, Token: lotus.Token(folder.Token().Reveal())},
 		}
 		change(i, &cfg)
@@ -83,11 +83,27 @@ func (n *lockNet) until(ctx context.Context, what string, f func() bool) {
 	}
 }
 
+// pay pays, and again until the adverts say that the channels carry it: they follow
+// what channels can, by and by. A refusal of the payee is final.
+func (n *lockNet) pay(ctx context.Context, i payments.Invoice) (payments.PayResult, error) {
+	for {
+		r, err := n.nodes[0].pays().Pay(ctx, payments.PayRequest{Invoice: i})
+		if err == nil || r.Refused || r.Live > 0 || ctx.Err() != nil {
+			return r, err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return r, ctx.Err()
+		}
+	}
+}
+
 // open has the first payment settle every tab of the row, so that there are channels.
 func (n *lockNet) open(ctx context.Context) {
 	n.t.Helper()
-	payer, payee := n.nodes[0], n.nodes[len(n.nodes)-1]
-	if r, err := payer.pays().Pay(ctx, payments.PayRequest{Invoice: payee.invoice(ctx, 150)}); err != nil {
+	payee := n.nodes[len(n.nodes)-1]
+	if r, err := n.pay(ctx, payee.invoice(ctx, 150)); err != nil {
 		n.t.Fatalf("on credit: %v: %+v", err, r)
 	}
 	for i, w := range n.nodes[:len(n.nodes)-1] {
@@ -141,13 +157,13 @@ func TestLockedPaymentOverAHub(t *testing.T) {
 	defer cancel()
 	n := newLockNet(ctx, t, 1, 3)
 	n.open(ctx)
-	payer, payee := n.nodes[0], n.nodes[2]
+	payee := n.nodes[2]
 	var before []tally.Balance
 	for _, w := range n.nodes {
 		before = append(before, w.net(ctx))
 	}
 	i := payee.invoice(ctx, 4000)
-	r, err := payer.pays().Pay(ctx, payments.PayRequest{Invoice: i})
+	r, err := n.pay(ctx, i)
 	if err != nil || r.Status != payments.StatusComplete || !r.Preimage.Opens(i.Hash) {
 		t.Fatalf("%v: %+v", err, r)
 	}
@@ -174,7 +190,7 @@ func TestHeldLocks(t *testing.T) {
 	defer cancel()
 	n := newLockNet(ctx, t, 1, 3)
 	n.open(ctx)
-	payer, payee := n.nodes[0], n.nodes[2]
+	payee := n.nodes[2]
 	for _, take := range []bool{false, true} {
 		i, err := payee.pays().NewInvoice(ctx, payments.InvoiceRequest{Amount: 2000, Hold: true})
 		if err != nil {
@@ -182,7 +198,7 @@ func TestHeldLocks(t *testing.T) {
 		}
 		paid := make(chan error, 1)
 		go func() { // ends with the payment
-			_, err := payer.pays().Pay(ctx, payments.PayRequest{Invoice: i})
+			_, err := n.pay(ctx, i)
 			paid <- err
 		}()
 		n.until(ctx, "the held invoice", func() bool {
