@@ -78,6 +78,7 @@ func (c *Conn) readReply(a *Answer, o *flight, now time.Duration) (p *Packet, kn
 		return p, false
 	}
 	c.usedAt = now
+	c.again = c.again || o.asks
 	c.doubt = c.doubt && !op.Fresh
 	if op.Began {
 		c.began()

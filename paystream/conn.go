@@ -54,7 +54,8 @@ type Conn struct {
 	// do, doubt that no answer has come since.
 	doubtAt time.Duration
 	doubt   bool
-	// again: the peer was asked once more since anything new was heard of it.
+	// again: the peer was asked once more since anything new was heard of it, and has
+	// answered.
 	again   bool
 	usedAt  time.Duration
 	stopped error // why nothing is sent
@@ -487,7 +488,8 @@ func (c *Conn) suspect(now time.Duration) {
 
 // late reports that we ask for money, and that nothing was heard for half the time
 // after which a socket is idle. The peer has seen what we ask, and may have
-// restarted without having kept it, so it is asked once more. Called with mu held.
+// restarted without having kept it, or may have stopped, so it is asked once more, until
+// it answers. Called with mu held.
 func (c *Conn) late(now time.Duration) bool {
 	return !c.again && c.asks() && now-c.usedAt >= IdleTime/2
 }

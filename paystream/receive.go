@@ -74,6 +74,9 @@ func (c *Conn) handle(in *Incoming, now time.Duration) Decision {
 		c.hear(p, nil)
 	}
 	if o.Fresh && !o.Seen && c.closed == nil {
+		if c.stopped != nil {
+			c.resume() // the peer still wants something of us, new or not
+		}
 		c.meetPeer(p, o.Header.Counter)
 		reply.Again = c.heardStreams(p, true)
 		c.streams.Answer(reply, p)

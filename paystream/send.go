@@ -30,6 +30,7 @@ type flight struct {
 	arrived tally.Amount // what we had counted as arrived when it left
 	sure    tally.Amount // and what of that the peer had told
 	load    *load        // what it carries of streams, if anything
+	asks    bool         // it asks a peer that was silent for long
 	asset   bool         // it tells our asset
 	way     uint64       // and which way back; 0: none
 }
@@ -119,7 +120,7 @@ func (c *Conn) news(list []*Outgoing, now time.Duration) []*Outgoing {
 	if !c.sess.Confirmed() {
 		return list
 	}
-	c.again = c.again || c.late(now)
+	asks := c.late(now)
 	c.tellTries = min(c.tellTries+1, 20)
 	c.tellAt = now + Backoff(c.tellTries, jitter(c.e))
 	c.pkt.Reset()
@@ -137,7 +138,12 @@ func (c *Conn) news(list []*Outgoing, now time.Duration) []*Outgoing {
 		c.pkt.Has |= HasClose
 		c.pkt.Close = CloseFrame{Sent: c.sock.sent, Received: c.sock.received}
 	}
-	return c.seal(list, now, outNews, 0, PacketID(c.e.entropy.id()))
+	sealed := len(list)
+	list = c.seal(list, now, outNews, 0, PacketID(c.e.entropy.id()))
+	for _, o := range list[sealed:] {
+		o.flight.asks = asks
+	}
+	return list
 }
 
 // wayBack writes where packets for us go.
