@@ -21,10 +21,9 @@ const (
 	minRetry = 50 * time.Millisecond
 	maxRetry = 5 * time.Second
 
-	// firstWindow doubles each round trip up to slowStart, then grows by one a
-	// round trip up to maxHolds; it halves on a temporary error.
+	// firstWindow doubles each round trip until the first temporary error, which
+	// halves it; from then on it grows by one a round trip. It is at most maxHolds.
 	firstWindow = 8
-	slowStart   = 64
 
 	// countedPackets: the share of rejects is taken over so many packets, and
 	// maxRejected of them are the end.
@@ -72,7 +71,7 @@ type Control struct {
 	attempts int
 
 	window  uint32
-	acks    uint32
+	round   uint32 // fulfils until a window of them has passed; 0: the next begins one
 	slow    bool
 	packets uint32       // in flight
 	value   tally.Amount // in flight
@@ -275,20 +274,16 @@ func (c *Control) Fulfilled(now time.Duration, n, arrived tally.Amount, known bo
 	if known {
 		c.rate = c.rate.Observe(n, arrived)
 	}
-	c.acks++
-	switch {
-	case c.slow:
-		if c.window++; c.window >= slowStart {
-			c.slow = false
-		}
-	case c.acks >= c.window:
-		c.window++
-		c.acks = 0
+	if c.round == 0 {
+		c.round = c.window
 	}
-	c.window = min(c.window, maxHolds)
+	c.round--
+	if c.slow || c.round == 0 {
+		c.window = min(c.window+1, maxHolds)
+	}
 	// A cap that a hop's word lowered grows back by trying, but not at once: a
 	// window of packets that are too large is a round trip lost.
-	if c.acks == 0 && now-c.loweredAt >= growAfter {
+	if c.round == 0 && now-c.loweredAt >= growAfter {
 		c.cap = min(c.cap.SaturatingAdd(c.cap/8), maxTotal)
 	}
 }
@@ -327,7 +322,7 @@ func (c *Control) Rejected(now time.Duration, n tally.Amount, kind RejectKind, m
 		c.done(n, true)
 	}
 	if now >= c.cutAt {
-		c.window, c.slow, c.acks = max(c.window/2, 1), false, 0
+		c.window, c.slow, c.round = max(c.window/2, 1), false, 0
 		c.failures = min(c.failures+1, 20)
 		c.retryAt = now + Backoff(c.failures, jitter)
 		c.cutAt = c.retryAt

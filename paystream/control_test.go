@@ -126,7 +126,7 @@ func TestWindowGrowsAndHalves(t *testing.T) {
 		sizes = append(sizes, n)
 		drain(n)
 	}
-	want := []int{8, 16, 32, 64, 65, 66}
+	want := []int{8, 16, 32, 64, 128, 256}
 	for i := range want {
 		if sizes[i] != want[i] {
 			t.Fatalf("windows %v, want %v", sizes, want)
@@ -134,11 +134,11 @@ func TestWindowGrowsAndHalves(t *testing.T) {
 	}
 	fill()
 	c.Rejected(0, 1, RejectTemporary, 0, 0)
-	if c.window != 33 || c.Room(0) != 0 || c.RetryAt() != minRetry {
+	if c.window != 256 || c.Room(0) != 0 || c.RetryAt() != minRetry {
 		t.Fatalf("window %d, retry at %v", c.window, c.RetryAt())
 	}
 	c.Rejected(0, 1, RejectTemporary, 0, 0) // of the same window: no second cut
-	if c.window != 33 {
+	if c.window != 256 {
 		t.Fatalf("window %d after the second reject of one round trip", c.window)
 	}
 	// One that left before the cut and is fulfilled after it does not take the wait
@@ -151,6 +151,17 @@ func TestWindowGrowsAndHalves(t *testing.T) {
 	c.Rejected(0, 1, RejectTemporary, 0, 0)
 	if c.Room(0) != 0 || c.RetryAt() != minRetry {
 		t.Fatalf("a reject after a resume: room %d, retry at %v", c.Room(0), c.RetryAt())
+	}
+	c.packets, c.value = 0, 0
+	for c.Room(time.Second) > 0 {
+		c.Sent(time.Second, 1)
+	}
+	before := c.window
+	for range before {
+		c.Fulfilled(time.Second, 1, 1, true)
+	}
+	if c.window != before+1 {
+		t.Fatalf("after a cut: from %d to %d in one round trip", before, c.window)
 	}
 	c.packets, c.value = 1, 40
 	c.window = 2
