@@ -274,41 +274,47 @@ func (a *api) HoldWait(ctx context.Context, id string, timeoutMS int) (HoldRow, 
 
 func (a *api) HoldList(ctx context.Context, role string) ([]HoldRow, error) {
 	return onHolds(ctx, a, "HoldList", func(ctx context.Context, s *hold.Service) ([]HoldRow, error) {
-		rows := []HoldRow{}
-		switch role {
-		case "", "payer", "holder", "payee":
-		default:
-			return nil, NewError(CodeBadArgument, "%q is not a role", clip(role)).WithRemedy("use payer, holder or payee, or none for all")
-		}
-		if role == "" || role == "payer" {
-			list, err := s.Sent(ctx)
-			if err != nil {
-				return nil, err
-			}
-			for i := range list {
-				rows = append(rows, sentRow(&list[i]))
-			}
-		}
-		if role == "" || role == "holder" {
-			list, err := s.Held(ctx)
-			if err != nil {
-				return nil, err
-			}
-			for i := range list {
-				rows = append(rows, heldRow(&list[i]))
-			}
-		}
-		if role == "" || role == "payee" {
-			list, err := s.Receipts(ctx)
-			if err != nil {
-				return nil, err
-			}
-			for i := range list {
-				rows = append(rows, receiptRow(s.Self().String(), &list[i]))
-			}
-		}
-		return rows, nil
+		receipt := func(r *hold.Receipt) HoldRow { return receiptRow(s.Self().String(), r) }
+		return byRole(role, rowsOf(ctx, s.Sent, sentRow), rowsOf(ctx, s.Held, heldRow), rowsOf(ctx, s.Receipts, receipt))
 	})
+}
+
+// rowsOf is a list as it is shown.
+func rowsOf[T, R any](ctx context.Context, list func(context.Context) ([]T, error), row func(*T) R) func() ([]R, error) {
+	return func() ([]R, error) {
+		all, err := list(ctx)
+		rows := make([]R, 0, len(all))
+		for i := range all {
+			rows = append(rows, row(&all[i]))
+		}
+		return rows, err
+	}
+}
+
+// byRole is the list of a role, and those of all three where none is named. It is never
+// nil without an error.
+func byRole[R any](role string, payer, holder, payee func() ([]R, error)) ([]R, error) {
+	lists := []func() ([]R, error){payer, holder, payee}
+	switch role {
+	case "":
+	case "payer":
+		lists = lists[:1]
+	case "holder":
+		lists = lists[1:2]
+	case "payee":
+		lists = lists[2:]
+	default:
+		return nil, NewError(CodeBadArgument, "%q is not a role", clip(role)).WithRemedy("use payer, holder or payee, or none for all")
+	}
+	rows := []R{}
+	for _, list := range lists {
+		more, err := list()
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, more...)
+	}
+	return rows, nil
 }
 
 func (a *api) HoldCancel(ctx context.Context, id string) (Done, error) {

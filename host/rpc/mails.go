@@ -224,41 +224,13 @@ func (a *api) HoldTake(ctx context.Context, mail string) (MailRow, error) {
 
 func (a *api) HoldMails(ctx context.Context, role string) ([]MailRow, error) {
 	return onHolds(ctx, a, "HoldMails", func(ctx context.Context, s *hold.Service) ([]MailRow, error) {
-		rows := []MailRow{}
-		switch role {
-		case "", "payer", "holder", "payee":
-		default:
-			return nil, NewError(CodeBadArgument, "%q is not a role", clip(role)).WithRemedy("use payer, holder or payee, or none for all")
-		}
-		if role == "" || role == "payer" {
-			list, err := s.Bought(ctx)
-			if err != nil {
-				return nil, err
-			}
-			for i := range list {
-				rows = append(rows, boughtRow(s, &list[i]))
-			}
-		}
-		if role == "" || role == "holder" {
-			list, err := s.Sales(ctx)
-			if err != nil {
-				return nil, err
-			}
-			for i := range list {
-				row := purchaseRow(&list[i].Purchase, "holder", list[i].State.String(), list[i].Until, list[i].Changed)
-				row.Price = uint64(list[i].Price)
-				rows = append(rows, row)
-			}
-		}
-		if role == "" || role == "payee" {
-			list, err := s.Mails(ctx)
-			if err != nil {
-				return nil, err
-			}
-			for i := range list {
-				rows = append(rows, takenRow(&list[i]))
-			}
-		}
-		return rows, nil
+		bought := func(b *hold.Bought) MailRow { return boughtRow(s, b) }
+		return byRole(role, rowsOf(ctx, s.Bought, bought), rowsOf(ctx, s.Sales, saleRow), rowsOf(ctx, s.Mails, takenRow))
 	})
+}
+
+func saleRow(x *hold.Sale) MailRow {
+	row := purchaseRow(&x.Purchase, "holder", x.State.String(), x.Until, x.Changed)
+	row.Price = uint64(x.Price)
+	return row
 }
