@@ -29,6 +29,9 @@ var ErrNoPayments = errors.New("host: this node makes no payments: set Config.Pa
 // engine looks at its clock once a second, and saves.
 const certainSlack = 2 * time.Second
 
+// busyRetry is the wait for room in the engine's inbox, which a batch of packets empties.
+const busyRetry = time.Millisecond
+
 // timeoutData is what a payee says, as an application, of parts whose others did not
 // come. The bytes are part of docs/protocol/payments.md.
 var timeoutData = []byte{1}

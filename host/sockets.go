@@ -33,9 +33,6 @@ const (
 	// setupExpires is how long a token that was given on a set-up stream opens
 	// sockets; one that is open then goes on.
 	setupExpires = time.Hour
-	// busyRetry is the wait for room in the engine's inbox, which a batch of
-	// packets empties.
-	busyRetry = time.Millisecond
 	// neighbourTick is how often WaitNeighbour looks.
 	neighbourTick = 5 * time.Millisecond
 )
