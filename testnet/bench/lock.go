@@ -11,7 +11,6 @@ import (
 
 	"github.com/tallystick/tally"
 	"github.com/tallystick/tally/host"
-	"github.com/tallystick/tally/paystream/payments"
 )
 
 const (
@@ -69,33 +68,16 @@ func (n *lockNet) join(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, amount := range []tally.Amount{1, lockAmount} {
-		if err := n.found(ctx, amount); err != nil {
-			return fmt.Errorf("no first payment of %d units: %w", amount, err)
+	// Adverts have to come, and channels to be seen.
+	for _, pay := range []func(context.Context) (time.Duration, error){n.onCredit, n.locked} {
+		if err := firstPayment(ctx, pay, func(error) bool { return ctx.Err() == nil }); err != nil {
+			return fmt.Errorf("no first payment: %w", err)
 		}
 	}
 	return nil
 }
 
-// found pays until it succeeds: adverts have come, and channels are seen.
-func (n *lockNet) found(ctx context.Context, amount tally.Amount) error {
-	ticker := time.NewTicker(20 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		_, err := n.pay(ctx, amount)
-		if err == nil || ctx.Err() != nil {
-			return err
-		}
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return err
-		}
-	}
-}
-
-// pay is the command pay over the whole row. It returns the time from the call to the
-// proof of payment.
+// pay pays over the whole row.
 func (n *lockNet) pay(ctx context.Context, amount tally.Amount) (time.Duration, error) {
 	payer, err := n.row[0].Payments()
 	if err != nil {
@@ -105,13 +87,7 @@ func (n *lockNet) pay(ctx context.Context, amount tally.Amount) (time.Duration, 
 	if err != nil {
 		return 0, err
 	}
-	i, err := payee.NewInvoice(ctx, payments.InvoiceRequest{Amount: amount})
-	if err != nil {
-		return 0, err
-	}
-	begun := time.Now()
-	_, err = payer.Pay(ctx, payments.PayRequest{Invoice: i})
-	return time.Since(begun), err
+	return payInvoice(ctx, payer, payee, amount)
 }
 
 func (n *lockNet) locked(ctx context.Context) (time.Duration, error)   { return n.pay(ctx, lockAmount) }

@@ -147,11 +147,16 @@ func newPayDiamond(ctx context.Context, dir string) (*payNet, error) {
 func (n *payNet) found(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, sessionWithin)
 	defer cancel()
+	return firstPayment(ctx, n.pay, func(err error) bool { return errors.Is(err, payments.ErrNoRoute) })
+}
+
+// firstPayment pays until it succeeds, or fails in a way that trying again does not mend.
+func firstPayment(ctx context.Context, pay func(context.Context) (time.Duration, error), again func(error) bool) error {
 	ticker := time.NewTicker(10 * time.Millisecond)
 	defer ticker.Stop()
 	for {
-		_, err := n.pay(ctx)
-		if !errors.Is(err, payments.ErrNoRoute) {
+		_, err := pay(ctx)
+		if err == nil || !again(err) {
 			return err
 		}
 		select {
@@ -162,15 +167,19 @@ func (n *payNet) found(ctx context.Context) error {
 	}
 }
 
-// pay is the command pay, of an invoice of one unit. It returns the time from the call
-// to the proof of payment.
 func (n *payNet) pay(ctx context.Context) (time.Duration, error) {
-	i, err := n.payee().pays.NewInvoice(ctx, payments.InvoiceRequest{Amount: 1})
+	return payInvoice(ctx, n.payer().pays, n.payee().pays, 1)
+}
+
+// payInvoice is the command pay, of an invoice of its own. It returns the time from the
+// call to the proof of payment.
+func payInvoice(ctx context.Context, payer, payee *payments.Service, amount tally.Amount) (time.Duration, error) {
+	i, err := payee.NewInvoice(ctx, payments.InvoiceRequest{Amount: amount})
 	if err != nil {
 		return 0, err
 	}
 	begun := time.Now()
-	_, err = n.payer().pays.Pay(ctx, payments.PayRequest{Invoice: i})
+	_, err = payer.Pay(ctx, payments.PayRequest{Invoice: i})
 	return time.Since(begun), err
 }
 
