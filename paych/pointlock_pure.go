@@ -164,3 +164,68 @@ func (l *PointLock) Recover(sv *SignedVoucher) (adaptor.Secret, error) {
 	}
 	return y, nil
 }
+
+// A point lock in bytes is a CBOR array of 4: the point, the payer's key, the adaptor
+// signature, and the voucher with null as its signature. A voucher is an array of 11, so
+// that the first byte tells the two apart.
+const (
+	pointLockTag = 0x84
+	// pointLockHead is what stands before the voucher, in bytes.
+	pointLockHead = 1 + 2*(2+adaptor.PointSize) + 2 + adaptor.Size
+	// MaxPointLockSize bounds a point lock in bytes. Ours take up to 330.
+	MaxPointLockSize = pointLockHead + MaxVoucherSize
+)
+
+// IsPointLock reports whether bytes are to be read as a point lock, and not as a
+// voucher.
+func IsPointLock(data []byte) bool { return len(data) > 0 && data[0] == pointLockTag }
+
+// EncodePointLock returns l in bytes.
+func EncodePointLock(l *PointLock) ([]byte, error) {
+	if l == nil || l.Voucher.Signature != nil {
+		return nil, fmt.Errorf("%w: no lock, or signed in the open", ErrPointLock)
+	}
+	sv, err := EncodeVoucher(&l.Voucher)
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, 1, pointLockHead+len(sv))
+	b[0] = pointLockTag
+	for _, field := range [...][]byte{l.Point[:], l.Payer[:], l.Adaptor[:]} {
+		b = append(append(b, 0x58, byte(len(field))), field...)
+	}
+	return append(b, sv...), nil
+}
+
+// DecodePointLock reads a point lock, in the one form that EncodePointLock writes. Whose
+// it is and whether it can be completed, Check says.
+func DecodePointLock(data []byte) (*PointLock, error) {
+	if len(data) <= pointLockHead || len(data) > MaxPointLockSize || !IsPointLock(data) {
+		return nil, fmt.Errorf("%w: %d bytes are no point lock", ErrVoucherFormat, len(data))
+	}
+	l, rest := new(PointLock), data[1:]
+	for _, field := range [...][]byte{l.Point[:], l.Payer[:], l.Adaptor[:]} {
+		if rest[0] != 0x58 || rest[1] != byte(len(field)) {
+			return nil, fmt.Errorf("%w: a field of a point lock is not %d bytes", ErrVoucherFormat, len(field))
+		}
+		copy(field, rest[2:])
+		rest = rest[2+len(field):]
+	}
+	for _, p := range [...]adaptor.Point{l.Point, l.Payer} {
+		if _, err := adaptor.ParsePoint(p[:]); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrVoucherFormat, err)
+		}
+	}
+	if _, err := adaptor.Parse(l.Adaptor[:]); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrVoucherFormat, err)
+	}
+	sv, err := DecodeVoucher(rest)
+	if err != nil {
+		return nil, err
+	}
+	if sv.Signature != nil {
+		return nil, fmt.Errorf("%w: the voucher of a point lock is signed in the open", ErrVoucherFormat)
+	}
+	l.Voucher = *sv
+	return l, nil
+}

@@ -187,3 +187,84 @@ func TestPointLockRule(t *testing.T) {
 		t.Errorf("recovered from no signature: %v", err)
 	}
 }
+
+// A point lock has one form in bytes, which is told from a voucher's by its first.
+func TestPointLockBytes(t *testing.T) {
+	terms, _ := pointTerms(t)
+	l := pointLock(t, terms)
+	raw, err := paych.EncodePointLock(l)
+	if err != nil || !paych.IsPointLock(raw) || len(raw) > 330 {
+		t.Fatalf("%d bytes, %v", len(raw), err)
+	}
+	again, err := paych.DecodePointLock(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Check(terms); err != nil {
+		t.Fatal(err)
+	}
+	sv, err := paych.EncodeVoucher(signed(t))
+	if err != nil || paych.IsPointLock(sv) || paych.IsPointLock(nil) {
+		t.Fatal(err)
+	}
+	open, err := paych.Sign(t.Context(), wallet.NewMem(testKey), terms.From, &l.Voucher)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inTheOpen, err := paych.EncodeVoucher(open)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const head = 1 + 2*35 + 164
+	changed := func(i int, b byte) []byte {
+		c := bytes.Clone(raw)
+		c[i] = b
+		return c
+	}
+	for name, bad := range map[string][]byte{
+		"empty":          nil,
+		"a voucher":      sv,
+		"the head alone": raw[:head],
+		"cut off":        raw[:len(raw)-1],
+		"trailing":       append(bytes.Clone(raw), 0),
+		"too long":       append(bytes.Clone(raw), make([]byte, paych.MaxPointLockSize)...),
+		"no point":       changed(3, 4),
+		"no key":         changed(38, 5),
+		"a long length":  changed(1, 0x59),
+		"another length": changed(2, 32),
+		"no number":      append(append(bytes.Clone(raw[:73+66]), bytes.Repeat([]byte{0xff}, 32)...), raw[73+98:]...),
+		"signed":         append(bytes.Clone(raw[:head]), inTheOpen...),
+	} {
+		if _, err := paych.DecodePointLock(bad); !errors.Is(err, paych.ErrVoucherFormat) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	l.Voucher.Signature = open.Signature
+	if _, err := paych.EncodePointLock(l); !errors.Is(err, paych.ErrPointLock) {
+		t.Errorf("encoded with a signature: %v", err)
+	}
+	if _, err := paych.EncodePointLock(nil); !errors.Is(err, paych.ErrPointLock) {
+		t.Errorf("encoded nothing: %v", err)
+	}
+}
+
+func FuzzDecodePointLock(f *testing.F) {
+	terms, _ := pointTerms(f)
+	raw, err := paych.EncodePointLock(pointLock(f, terms))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(raw)
+	f.Add(raw[:len(raw)-1])
+	f.Add([]byte{0x84, 0x58, 33})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		l, err := paych.DecodePointLock(raw)
+		if err != nil {
+			return
+		}
+		again, err := paych.EncodePointLock(l)
+		if err != nil || !bytes.Equal(again, raw) {
+			t.Fatalf("%x\nis written as\n%x %v", raw, again, err)
+		}
+	})
+}

@@ -92,7 +92,8 @@ type Msg struct {
 	ID        uint64
 	// Amount of a LOCK.
 	Amount tally.Amount
-	// Voucher and Guard in CBOR.
+	// Voucher and Guard in CBOR. Of a LOCK under a point, and where that is shown,
+	// Voucher is what paych.EncodePointLock gives.
 	Voucher, Guard []byte
 	Preimage       tally.Preimage
 }
@@ -427,9 +428,13 @@ func (k *Locker) ChannelOf(p peer.ID, id uint64, out bool) (address.Address, boo
 // Offer is a lock to be made.
 type Offer struct {
 	// ID is the packet's: never used twice.
-	ID      uint64
-	Amount  tally.Amount
-	Hash    tally.Hashlock
+	ID     uint64
+	Amount tally.Amount
+	Hash   tally.Hashlock
+	// Point is 0, or of a point lock the first byte of the compressed point whose x is
+	// Hash (lock.PointOf). What opens it, its secret, is given and told where the
+	// preimage of a hash lock is.
+	Point   byte
 	Expires int64
 	// Long allows a guard for a lock that ends beyond the horizon.
 	Long bool
@@ -467,7 +472,7 @@ func (k *Locker) Offer(ctx context.Context, p peer.ID, o Offer) error {
 		return &FundsError{Free: have}
 	}
 	err = l.ask(ctx, item{record: o.Record, ev: lock.Event{
-		Kind: lock.EvOffer, ID: o.ID, Amount: o.Amount, Hash: o.Hash, Expires: o.Expires, Long: o.Long,
+		Kind: lock.EvOffer, ID: o.ID, Amount: o.Amount, Hash: o.Hash, Point: o.Point, Expires: o.Expires, Long: o.Long,
 	}})
 	conflict := errors.Is(err, lock.ErrConflict) // it is another lock that stands
 	if err != nil && !conflict && (ctx.Err() != nil || errors.Is(err, ErrClosed) || l.has(o.ID)) {
