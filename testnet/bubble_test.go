@@ -2,43 +2,24 @@ package testnet
 
 import (
 	"bytes"
-	"fmt"
-	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	libp2phost "github.com/libp2p/go-libp2p/core/host"
-	"github.com/libp2p/go-libp2p/core/network"
-	"github.com/libp2p/go-libp2p/x/simlibp2p"
-	"github.com/marcopolo/simnet"
+
+	"github.com/tallystick/tally/internal/bubble"
 )
 
 // bubbleLatency is that of the simulated network, one way.
 const bubbleLatency = 5 * time.Millisecond
 
-// inBubble runs f in a bubble of simulated time, with a maker of hosts on a
-// simulated network: QUIC over packets that take latency. Waits cost nothing
-// there.
+// inBubble runs f in a bubble of simulated time, with a maker of hosts there.
 func inBubble(t *testing.T, latency time.Duration, f func(t *testing.T, newHost func(crypto.PrivKey) (libp2phost.Host, error))) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		wire := &simnet.Simnet{LatencyFunc: simnet.StaticLatency(latency)}
-		wire.Start()
-		defer wire.Close()
-		var made atomic.Int32
-		link := simnet.LinkSettings{BitsPerSecond: 100 * simlibp2p.OneMbps}
-		f(t, func(key crypto.PrivKey) (libp2phost.Host, error) {
-			ip := simnet.IntToPublicIPv4(int(made.Add(1)))
-			return libp2p.New(
-				libp2p.Identity(key), libp2p.ListenAddrStrings(fmt.Sprintf("/ip4/%s/udp/8000/quic-v1", ip)),
-				simlibp2p.QUICSimnet(wire, simnet.NodeBiDiLinkSettings{Downlink: link, Uplink: link}),
-				libp2p.DisableIdentifyAddressDiscovery(), libp2p.ResourceManager(&network.NullResourceManager{}),
-				libp2p.DisableRelay(), libp2p.DisableMetrics(),
-			)
-		})
+	bubble.Run(t, latency, func(t *testing.T, newHost bubble.Hosts) {
+		f(t, func(key crypto.PrivKey) (libp2phost.Host, error) { return newHost(libp2p.Identity(key)) })
 	})
 }
 
