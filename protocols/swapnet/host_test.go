@@ -22,6 +22,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"go.uber.org/goleak"
 
+	"github.com/tallystick/tally/internal/bubble"
 	"github.com/tallystick/tally/protocols/internal/wire"
 	"github.com/tallystick/tally/swap"
 )
@@ -65,6 +66,35 @@ func newHost(t testing.TB, opts ...libp2p.Option) host.Host {
 	}
 	t.Cleanup(func() { _ = h.Close() })
 	return h
+}
+
+type makeHost func(...libp2p.Option) host.Host
+
+// inBubble runs f in simulated time: what is tested there is when something happens.
+func inBubble(t *testing.T, f func(t *testing.T, newHost makeHost)) {
+	t.Helper()
+	bubble.Run(t, time.Millisecond, func(t *testing.T, hosts bubble.Hosts) {
+		f(t, func(opts ...libp2p.Option) host.Host {
+			t.Helper()
+			h, err := hosts(opts...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = h.Close() })
+			return h
+		})
+	})
+}
+
+// travel bounds what packets of a bubble take, and is far below the limits tested there.
+const travel = 50 * time.Millisecond
+
+// wantTook checks how long something took in a bubble.
+func wantTook(t testing.TB, start time.Time, want time.Duration) {
+	t.Helper()
+	if took := time.Since(start); took < want || took > want+travel {
+		t.Fatalf("it took %v, want %v", took, want)
+	}
 }
 
 // hosts returns two hosts, the one with the lower peer id first.

@@ -110,43 +110,43 @@ func TestStartAfterConnect(t *testing.T) {
 
 // The side that was dialled waits, then opens itself.
 func TestInboundSideOpensAfterGrace(t *testing.T) {
-	ha, hb := hosts(t)
-	came := answering(t, ha, ProtocolNative)
-	b := newNode(t, hb, Limits{OpenGrace: 50 * time.Millisecond})
-	start := time.Now()
-	connect(t, ha, hb)
-	raw := next(t, came)
-	if waited := time.Since(start); waited < 50*time.Millisecond {
-		t.Fatalf("opened after %v", waited)
-	}
-	raw.shakeNative()
-	b.want(t, begun77)
+	inBubble(t, func(t *testing.T, newHost makeHost) {
+		ha, hb := newHost(), newHost()
+		came := answering(t, ha, ProtocolNative)
+		b := newNode(t, hb, Limits{OpenGrace: 5 * time.Second})
+		start := time.Now()
+		connect(t, ha, hb)
+		raw := next(t, came)
+		wantTook(t, start, 5*time.Second)
+		raw.shakeNative()
+		b.want(t, begun77)
+	})
 }
 
 // A session that fails is tried again, after a pause that doubles; a peer that
 // speaks none of our protocols is never opened to.
 func TestOpensAgain(t *testing.T) {
-	ha, hb := hosts(t)
-	came := answering(t, hb, ProtocolAlpha1)
-	a := newNode(t, ha, Limits{RetryMin: 20 * time.Millisecond, RetryMax: 80 * time.Millisecond})
-	connect(t, ha, hb)
-	start := time.Now()
-	for range 3 {
-		_ = next(t, came).st.Reset()
-		a.wantEnd(t, StatusGone)
-	}
-	if waited := time.Since(start); waited < 60*time.Millisecond { // 20 + 40
-		t.Fatalf("three streams within %v", waited)
-	}
-	raw := next(t, came)
-	raw.shakeAlpha1()
-	a.want(t, seed77)
-	a.Service.mu.Lock()
-	defer a.Service.mu.Unlock()
-	mute := newHost(t)
-	if a.speaks(mute.ID()) {
-		t.Fatal("speaks")
-	}
+	inBubble(t, func(t *testing.T, newHost makeHost) {
+		ha, hb := newHost(), newHost()
+		came := answering(t, hb, ProtocolAlpha1)
+		a := newNode(t, ha, Limits{RetryMin: 2 * time.Second, RetryMax: 8 * time.Second})
+		connect(t, ha, hb)
+		start := time.Now()
+		for range 3 {
+			_ = next(t, came).st.Reset()
+			a.wantEnd(t, StatusGone)
+		}
+		wantTook(t, start, 6*time.Second) // 2 + 4
+		raw := next(t, came)
+		raw.shakeAlpha1()
+		a.want(t, seed77)
+		mute := newHost()
+		a.Service.mu.Lock()
+		defer a.Service.mu.Unlock()
+		if a.speaks(mute.ID()) {
+			t.Fatal("speaks")
+		}
+	})
 }
 
 // The seed's protocol to the byte: threshold each way, then any number of
@@ -507,19 +507,25 @@ func waitFor(t testing.TB, ok func() bool) {
 // A book that does not return from a call of the old session is told by its
 // context, and holds the new session up no longer than twice the frame timeout.
 func TestReplaceCancelsBook(t *testing.T) {
-	key := newKey(t)
-	hb := newHost(t)
-	b := newNode(t, hb, Limits{Overlap: time.Nanosecond, FrameTimeout: 200 * time.Millisecond})
-	stuck := &stuckBook{fakeBook: b.fakeBook}
-	b.Service.book = stuck
-	first := openRaw(t, newHost(t, libp2p.Identity(key)), hb, ProtocolNative)
-	first.shakeNative()
-	b.want(t, begun77)
-	first.send(&swap.Statement{})
-	b.want(t, "stuck")
-	second := openRaw(t, newHost(t, libp2p.Identity(key)), hb, ProtocolNative)
-	second.shakeNative()
-	b.want(t, "end", begun77)
+	inBubble(t, func(t *testing.T, newHost makeHost) {
+		key := newKey(t)
+		hb := newHost()
+		b := newNode(t, hb, Limits{Overlap: time.Nanosecond, FrameTimeout: 5 * time.Second})
+		stuck := &stuckBook{fakeBook: b.fakeBook}
+		b.Service.book = stuck
+		first := openRaw(t, newHost(libp2p.Identity(key)), hb, ProtocolNative)
+		first.shakeNative()
+		b.want(t, begun77)
+		first.send(&swap.Statement{})
+		b.want(t, "stuck")
+		start := time.Now()
+		second := openRaw(t, newHost(libp2p.Identity(key)), hb, ProtocolNative)
+		second.shakeNative()
+		b.want(t, "end", begun77)
+		if took := time.Since(start); took > 10*time.Second+travel {
+			t.Fatalf("it took %v", took)
+		}
+	})
 }
 
 // stuckBook returns from Receive when its context ends.
