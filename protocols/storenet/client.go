@@ -264,7 +264,7 @@ func (w *walker) page(ctx context.Context, ask int) (answer, error) {
 	case errors.Is(err, ErrAnswer):
 		// They count what they sent. We owe what we asked for, and no more.
 		return answer{}, errors.Join(err, w.commit(hold, min(page.received, ask)))
-	case errors.As(err, &refused), !left:
+	case errors.As(err, &refused), errors.Is(err, ErrUnsupported), !left:
 		return answer{}, errors.Join(err, hold.Release())
 	default:
 		return answer{}, errors.Join(fmt.Errorf("%w: %w", ErrLost, err), hold.Lost())
@@ -321,12 +321,7 @@ func (w *walker) exchange(ctx context.Context, ask int) (page answer, left bool,
 	}
 	s, err := w.client.host.NewStream(ctx, w.peer, ids...)
 	if err != nil {
-		// go-libp2p answers a peer that speaks none of them with a typed error
-		// of the multistream package.
-		if _, none := errors.AsType[multistream.ErrNotSupported[protocol.ID]](err); none {
-			err = fmt.Errorf("%w: %w", ErrUnsupported, err)
-		}
-		return answer{}, false, fmt.Errorf("open stream: %w", err)
+		return answer{}, false, fmt.Errorf("open stream: %w", spoken(err))
 	}
 	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
 	defer stop()
@@ -378,6 +373,18 @@ func (w *walker) exchange(ctx context.Context, ask int) (page answer, left bool,
 func (w *walker) ended(ctx context.Context, err error) error {
 	if cause := ctx.Err(); cause != nil {
 		return fmt.Errorf("%w: %w", cause, err)
+	}
+	return spoken(err)
+}
+
+// spoken adds ErrUnsupported to the errors with which go-libp2p says that the peer
+// speaks none of the protocols. Where identify told that it does, the protocol is not
+// agreed before the request leaves, and a peer that has stopped serving it says so
+// only in place of the answer: with multistream's error, or by a reset.
+func spoken(err error) error {
+	_, none := errors.AsType[multistream.ErrNotSupported[protocol.ID]](err)
+	if none || errors.Is(err, &network.StreamError{ErrorCode: network.StreamProtocolNegotiationFailed, Remote: true}) {
+		return fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
 	return err
 }

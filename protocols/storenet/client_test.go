@@ -279,8 +279,16 @@ func TestUnsupported(t *testing.T) {
 	if !errors.Is(err, ErrUnsupported) {
 		t.Fatal(err)
 	}
+	// The client holds that the server still speaks it, and asks at once.
+	if err := client.Peerstore().AddProtocols(server.ID(), QueryID); err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Query(testCtx(t), server.ID(), Query{NoData: true}, nil)
+	if !errors.Is(err, ErrUnsupported) || errors.Is(err, ErrLost) {
+		t.Fatal(err)
+	}
 	meter.want(t, server.ID(), 0, 0)
-	if meter.released != 2 {
+	if meter.released != 3 {
 		t.Fatal(meter.released)
 	}
 }
