@@ -5,7 +5,6 @@ package bubble
 
 import (
 	"fmt"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,10 +26,16 @@ func Run(t *testing.T, latency time.Duration, f func(*testing.T, Hosts)) {
 		wire := &simnet.Simnet{LatencyFunc: simnet.StaticLatency(latency)}
 		wire.Start()
 		t.Cleanup(wire.Close) // after the hosts, which are made later
-		var made atomic.Int32
+		made := 0
+		// The simulated network takes one new endpoint at a time. A channel of the
+		// bubble is a lock that lets its time go on.
+		making := make(chan struct{}, 1)
 		link := simnet.LinkSettings{BitsPerSecond: 100 * simlibp2p.OneMbps}
 		f(t, func(opts ...libp2p.Option) (host.Host, error) {
-			ip := simnet.IntToPublicIPv4(int(made.Add(1)))
+			making <- struct{}{}
+			defer func() { <-making }()
+			made++
+			ip := simnet.IntToPublicIPv4(made)
 			return libp2p.New(append([]libp2p.Option{
 				libp2p.ListenAddrStrings(fmt.Sprintf("/ip4/%s/udp/8000/quic-v1", ip)),
 				simlibp2p.QUICSimnet(wire, simnet.NodeBiDiLinkSettings{Downlink: link, Uplink: link}),
