@@ -953,10 +953,12 @@ func (h *Hop) forgetResult(part PartID, fx []Effect) []Effect {
 // shown late: its endpoint had claimed it in time, and stopped before it said so.
 func (h *Hop) fulfilOurs(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 	c := h.ours(ev)
-	if c.lockedIn() {
+	switch {
+	case c == nil:
+		return fx, ErrNotHeld
+	case c.lockedIn():
 		return h.fulfilLocked(c, ev, fx)
-	}
-	if c == nil || now >= c.ends() {
+	case now >= c.ends():
 		return fx, ErrNotHeld // tick rejects what is over
 	}
 	if !ev.Opens && !c.condition.Opens(&ev.Msg.Preimage) {

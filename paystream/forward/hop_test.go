@@ -261,6 +261,20 @@ func TestWindow(t *testing.T) {
 }
 
 // While the link is down the hold stays, until late_hold is over and not longer.
+// A decision about a packet that is not here any more is refused, and nothing else.
+func TestDecidedTwice(t *testing.T) {
+	x := newHopBench(t, Rules{})
+	for _, ev := range []Event{
+		{Kind: EvFulfil, Peer: "nobody", ID: 1, Msg: &Msg{Preimage: testSecret}},
+		{Kind: EvFulfil, Peer: "left", ID: 1, Msg: &Msg{Preimage: testSecret}},
+		{Kind: EvReject, Peer: "left", ID: 1, Msg: new(Msg)},
+	} {
+		if _, err := x.step(ev); !errors.Is(err, ErrNotHeld) {
+			t.Errorf("event %d: %v", ev.Kind, err)
+		}
+	}
+}
+
 func TestLateHold(t *testing.T) {
 	x := newHopBench(t, Rules{})
 	x.from("left", testPrepare(1))
@@ -600,7 +614,7 @@ func FuzzHopStep(f *testing.F) {
 			}
 			x.now += int64(b[4]) * int64(b[4])
 			ev := Event{
-				Kind: EventKind(b[0]%16)%(EvForget+1) + 1, Peer: p, ID: uint64(b[1]), Window: int(b[3]), Ref: 1,
+				Kind: EventKind(b[0]%16)%EvForget + 1, Peer: p, ID: uint64(b[1]), Window: int(b[3]), Ref: 1,
 				Keep: b[3]%2 == 0, Msg: m,
 			}
 			held := len(x.tab.held)
