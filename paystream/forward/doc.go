@@ -38,5 +38,5 @@
 // Each side of a packet is on credit or under a lock of a channel: locked_pure.go
 // says when. A side under a lock touches no tab, and its end comes from whoever keeps
 // the channels, a LockCarrier. What a packet on credit pays for that is one test of a
-// pointer.
+// pointer. What is under a point of a curve has a lock on every hop, or is refused.
 package forward

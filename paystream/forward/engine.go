@@ -197,8 +197,11 @@ type Config struct {
 	Kept func(*Result)
 	Gone func(PartID)
 	// Locks carry what does not fit the tabs. Default: nothing does.
-	Locks  LockCarrier
-	Logger *slog.Logger
+	Locks LockCarrier
+	// OpensPoint reports whether a secret is that of a compressed point. Default: packets
+	// under points are refused.
+	OpensPoint func(y [PointSize]byte, secret tally.Preimage) bool
+	Logger     *slog.Logger
 }
 
 // Engine is the shell around Hop: one goroutine that owns it.
@@ -340,7 +343,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 		locks = cfg.Locks
 	}
 	e.hop = NewHop(HopConfig{
-		Self: cfg.Self, Rules: cfg.Rules, Account: cfg.Tabs, Routes: cfg.Routes, Locks: locks,
+		Self: cfg.Self, Rules: cfg.Rules, Account: cfg.Tabs, Routes: cfg.Routes, Locks: locks, OpensPoint: cfg.OpensPoint,
 		// In memory nothing tells the ids of an earlier run. There are fewer than
 		// 2^20 in a millisecond.
 		Journal: cfg.Store != nil, FirstID: uint64(e.wallMS) << 20,

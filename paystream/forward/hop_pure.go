@@ -349,7 +349,9 @@ type Hop struct {
 	account Account
 	routes  map[peer.ID]peer.ID // payee to neighbour
 	locks   Locks               // nil: none
-	journal bool                // records are wanted
+	// opensPoint is HopConfig.OpensPoint.
+	opensPoint func(y [PointSize]byte, secret tally.Preimage) bool
+	journal    bool // records are wanted
 
 	links map[peer.ID]*link
 	parts map[PartID]struct{}
@@ -363,6 +365,9 @@ type Hop struct {
 
 	spare []*circuit
 	msgs  []Msg // of effects since Reset
+
+	// pointsOnCredit leaves a guard away: a variant that tests have to find.
+	pointsOnCredit bool
 }
 
 // HopConfig is what a core is made of.
@@ -374,6 +379,9 @@ type HopConfig struct {
 	Routes map[peer.ID]peer.ID
 	// Locks carry what does not fit a tab; nil: nothing does. They need a journal.
 	Locks Locks
+	// OpensPoint reports whether a secret is that of a compressed point; nil: packets
+	// under points are refused.
+	OpensPoint func(y [PointSize]byte, secret tally.Preimage) bool
 	// Journal: effects FxSave and FxDelete are wanted. Without, FirstID has to be
 	// above every id of an earlier run.
 	Journal bool
@@ -385,7 +393,7 @@ func NewHop(c HopConfig) *Hop {
 	h := &Hop{
 		self: c.Self, rules: c.Rules.Complete(), account: c.Account, routes: c.Routes, locks: c.Locks, journal: c.Journal,
 		links: make(map[peer.ID]*link), parts: make(map[PartID]struct{}), results: make(map[PartID]uint64),
-		nextID: max(1, c.FirstID), idLimit: 1<<64 - 1,
+		nextID: max(1, c.FirstID), idLimit: 1<<64 - 1, opensPoint: c.OpensPoint,
 		msgs: make([]Msg, 0, 64),
 	}
 	if c.Journal {
@@ -588,7 +596,7 @@ func (h *Hop) prepare(now int64, l *link, m *Msg, fx []Effect) ([]Effect, error)
 	amount := m.Amount - fee
 	if err := h.account.Hold(next.peer, h.nextID, Out, amount); err != nil {
 		code, headroom := holdCode(err)
-		until, code, lockable := h.lockOnward(l, next, m, amount, code)
+		until, code, headroom, lockable := h.lockOnward(l, next, m, amount, code, headroom)
 		if !lockable {
 			h.release(l.peer, m.ID, In)
 			return refuse(hopOut, code, headroom), nil
@@ -623,7 +631,7 @@ func (h *Hop) vet(now int64, m *Msg, own bool) Code {
 	if m.Amount >= maxAmount {
 		return CodeTooLarge
 	}
-	if m.Lock != nil || m.Condition.Kind != ConditionBlake2b && m.Condition.Kind != ConditionSHA256 {
+	if m.Lock != nil || !h.carries(m, own) {
 		return CodeUnsupported
 	}
 	if m.HopsLeft > MaxHops || len(m.Via) > MaxHops {
@@ -640,6 +648,34 @@ func (h *Hop) vet(now int64, m *Msg, own bool) Code {
 		return CodeLoop
 	}
 	return CodeUnset
+}
+
+// carries reports whether a packet that did not come under a lock has a condition that
+// is carried here. Under a point it has to be our own: it begins with a lock.
+func (h *Hop) carries(m *Msg, own bool) bool {
+	switch m.Condition.Kind {
+	case ConditionBlake2b, ConditionSHA256:
+		return true
+	case ConditionPoint:
+		return h.pointsOnCredit || own && h.mayLock(m)
+	default:
+		return false
+	}
+}
+
+// locksAlone reports whether a packet goes under a lock or not at all. What a lock
+// under a point shows is y itself, wherever it is taken: nobody has to be trusted to
+// tell it. A hop on credit would be one who has.
+func (h *Hop) locksAlone(m *Msg) bool {
+	return m.Condition.Kind == ConditionPoint && !h.pointsOnCredit
+}
+
+// opens reports whether p opens a condition.
+func (h *Hop) opens(c *Condition, p *tally.Preimage) bool {
+	if c.Kind != ConditionPoint {
+		return c.Opens(p)
+	}
+	return h.opensPoint != nil && h.opensPoint(c.Compressed(), *p)
 }
 
 // next is the neighbour that a packet goes to, and the rest of its route: the
@@ -717,7 +753,7 @@ func (h *Hop) send(now int64, ev *Event, fx []Effect) []Effect {
 		return refuse(CodeBusy, 0)
 	}
 	if code, headroom := h.holdOwn(now, next, m); code != CodeUnset {
-		until, code, lockable := h.lockOnward(nil, next, m, m.Amount, code)
+		until, code, headroom, lockable := h.lockOnward(nil, next, m, m.Amount, code, headroom)
 		if !lockable {
 			return refuse(code, headroom)
 		}
@@ -744,6 +780,9 @@ func (h *Hop) send(now int64, ev *Event, fx []Effect) []Effect {
 // holdOwn takes room on the tab for a packet of our own. What is to last longer than
 // a tab may be blocked goes under a lock, or not at all.
 func (h *Hop) holdOwn(now int64, next *link, m *Msg) (Code, tally.Amount) {
+	if h.locksAlone(m) {
+		return CodeUnsupported, 0
+	}
 	most := h.rules.MaxKept
 	if m.MayLock && m.Dest != next.peer {
 		most = h.rules.MaxExpiry
@@ -769,7 +808,7 @@ func (h *Hop) fulfil(now int64, l *link, m *Msg, fx []Effect) ([]Effect, error) 
 	if now >= c.expiresOut+lateHold {
 		return h.undo(c, h.timeout(), fx), nil // who repeats it is acked
 	}
-	if !c.condition.Opens(&m.Preimage) {
+	if !h.opens(&c.condition, &m.Preimage) {
 		return fx, errPreimage
 	}
 	if c.in != nil && !c.lockedIn() {
@@ -961,7 +1000,7 @@ func (h *Hop) fulfilOurs(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 	case now >= c.ends():
 		return fx, ErrNotHeld // tick rejects what is over
 	}
-	if !ev.Opens && !c.condition.Opens(&ev.Msg.Preimage) {
+	if !ev.Opens && !h.opens(&c.condition, &ev.Msg.Preimage) {
 		return fx, errPreimage
 	}
 	if err := h.account.Commit(ev.Peer, ev.ID, In); err != nil {
@@ -1189,6 +1228,9 @@ func (h *Hop) Check() error {
 			if c.out != l || c.key != id || c.fulfilled {
 				return broken("out-side", "%s: packet %d", p, id)
 			}
+			if c.condition.Kind == ConditionPoint {
+				return broken("points-under-locks", "%s: packet %d left on credit", p, id)
+			}
 			if c.lockedIn() {
 				if c.in.lockIn(c.inID) != c || c.amountIn < c.amountOut {
 					return broken("both-sides", "%s: packet %d under a lock", p, id)
@@ -1205,8 +1247,11 @@ func (h *Hop) Check() error {
 			if c.in != l || c.inID != id {
 				return broken("in-side", "%s: packet %d", p, id)
 			}
-			if c.fulfilled && (c.out != nil || !c.condition.Opens(&c.preimage)) {
+			if c.fulfilled && (c.out != nil || !h.opens(&c.condition, &c.preimage)) {
 				return broken("fulfilled", "%s: packet %d", p, id)
+			}
+			if c.condition.Kind == ConditionPoint {
+				return broken("points-under-locks", "%s: packet %d came on credit", p, id)
 			}
 			if !c.fulfilled && c.out == nil {
 				live++

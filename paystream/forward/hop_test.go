@@ -11,19 +11,20 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/paystream/lock"
 )
 
 const testNow int64 = 1_700_000_000_000
 
 // bench is one core with two neighbours, left and right, and a payee beyond.
 type hopBench struct {
-	t   *testing.T
+	t   testing.TB
 	hop *Hop
 	tab *fakeTabs
 	now int64
 }
 
-func newHopBench(t *testing.T, rules Rules) *hopBench {
+func newHopBench(t testing.TB, rules Rules) *hopBench {
 	x := &hopBench{t: t, tab: newFakeTabs(map[peer.ID]tally.Balance{}), now: testNow}
 	x.hop = NewHop(HopConfig{Self: "self", Rules: rules, Account: x.tab, Routes: map[peer.ID]peer.ID{"far": "right", "back": "left"}, FirstID: 100})
 	x.do(Event{Kind: EvUp, Peer: "left", Window: 4})
@@ -55,6 +56,17 @@ func (x *hopBench) from(p peer.ID, m *Msg) []Effect {
 }
 
 var testSecret = tally.Preimage{1, 2, 3}
+
+// testPoint stands for a point that a secret opens: the core cannot tell it from one of
+// the curve.
+func testPoint(secret tally.Preimage) Condition {
+	return Condition{Kind: ConditionPoint, Point: 2, Digest: secret.Hashlock()}
+}
+
+func testOpens(y [PointSize]byte, secret tally.Preimage) bool {
+	c := testPoint(secret)
+	return c.Compressed() == y
+}
 
 // testPrepare is a packet that passes with the default rules.
 func testPrepare(id uint64, change ...func(*Msg)) *Msg {
@@ -151,7 +163,8 @@ func TestPrepareIsRefused(t *testing.T) {
 	}{
 		{"2^63 units", CodeTooLarge, func(m *Msg) { m.Amount = 1 << 63 }},
 		{"a lock", CodeUnsupported, func(m *Msg) { m.Lock = new(LockMsg) }},
-		{"a point", CodeUnsupported, func(m *Msg) { m.Condition.Kind = ConditionPoint }},
+		{"a point", CodeUnsupported, func(m *Msg) { m.Condition = testPoint(testSecret) }},
+		{"a point, for us", CodeUnsupported, func(m *Msg) { m.Condition, m.Dest, m.MayLock = testPoint(testSecret), "self", true }},
 		{"hops left beyond the bound", CodeTooManyHops, func(m *Msg) { m.HopsLeft = MaxHops + 1 }},
 		{"no hop left", CodeTooManyHops, func(m *Msg) { m.HopsLeft = 0 }},
 		{"too much time", CodeExpiryTooFar, func(m *Msg) { m.Expires = testNow + 300_001 }},
@@ -586,6 +599,89 @@ func TestRejectErrorNamesTheRemedy(t *testing.T) {
 	}
 }
 
+// FuzzRestore: a record of the journal is refused, or it is one that a run could write.
+func FuzzRestore(f *testing.F) {
+	s := newSimNet(f, 3)
+	s.lockable(0, 900_000)
+	s.points = func(k byte) bool { return k%2 == 0 }
+	for _, k := range []byte{2, 3, 100, 101} {
+		s.offer(k, 50)
+	}
+	for s.deliver(first) {
+	}
+	for _, n := range s.nodes {
+		for key, rec := range n.records {
+			f.Add(key, rec)
+		}
+	}
+	f.Fuzz(func(t *testing.T, key uint64, rec []byte) {
+		x, _ := newLockBench(t, Rules{})
+		if _, err := x.hop.Restore(key, rec, nil); err != nil {
+			return
+		}
+		if err := x.hop.Check(); errors.Is(err, ErrInvariant) && strings.Contains(err.Error(), "points-under-locks") {
+			t.Fatal(err)
+		}
+	})
+}
+
+// FuzzPoints: whatever neighbours, channels and callers do, what is under a point is
+// under locks.
+func FuzzPoints(f *testing.F) {
+	f.Add([]byte{0, 1, 0, 40, 1, 1, 1, 40, 2, 100, 0, 0})
+	f.Add([]byte{4, 1, 2, 30, 2, 100, 1, 0, 3, 1, 1, 0, 0, 2, 1, 9, 1, 2, 1, 9})
+	f.Fuzz(func(t *testing.T, in []byte) {
+		if len(in) > 400 {
+			return
+		}
+		x, _ := newLockBench(t, Rules{FeeBase: 1})
+		showing := make(map[HeldLock]bool) // the channel answers what it was asked
+		for ; len(in) >= 4; in = in[4:] {
+			p := []peer.ID{"left", "right"}[in[0]>>7]
+			m := testPrepare(uint64(in[1]), func(m *Msg) {
+				m.Condition, m.MayLock = testPoint(testSecret), in[2]&4 == 0
+				m.Condition.Point = 2 + in[2]>>3&1
+				m.Dest = []peer.ID{"self", "far", "right", "left"}[in[2]%4]
+				m.Amount, m.Preimage = tally.Amount(in[3])*8, testSecret
+			})
+			ev := Event{Peer: p, ID: uint64(in[1]), Ref: 1, Keep: in[3]%2 == 0, Msg: m}
+			switch in[0] % 8 {
+			case 0: // on credit
+				ev.Kind = EvMessage
+			case 1: // with its lock
+				m.Lock = new(LockMsg)
+				if _, err := x.step(Event{Kind: EvMessage, Peer: p, Msg: m}); err != nil {
+					continue
+				}
+				ev.Kind = EvLockTaken
+				ev.Lock = &lock.Lock{ID: m.ID, Amount: m.Amount, Hash: m.Condition.Digest, Point: m.Condition.Point, Expires: 1000 + 4*int64(in[3])}
+			case 2:
+				ev.Kind, m.Kind = EvLockDecided, MsgFulfil
+			case 3:
+				ev.Kind, ev.Msg = EvLockDecided, &Msg{Kind: MsgReject, Code: CodeRefused}
+			case 4:
+				ev.Kind, m.ID, m.Part = EvSend, 0, PartID{in[1], 1}
+			case 5:
+				ev.Kind = EvKeep
+			case 6:
+				ev.Kind = EvFulfil
+			case 7:
+				if ev.Kind = EvLockShown; !showing[HeldLock{p, ev.ID}] {
+					continue
+				}
+				delete(showing, HeldLock{p, ev.ID})
+			}
+			fx, _ := x.step(ev) // which checks
+			if show := find(fx, FxShow); show != nil {
+				showing[HeldLock{show.Peer, show.Ref}] = true
+			}
+			if len(x.tab.held) != 0 {
+				t.Fatalf("a tab holds room for a point: %v", x.tab.held)
+			}
+		}
+	})
+}
+
 // FuzzHopStep feeds a core with whatever two neighbours may send.
 func FuzzHopStep(f *testing.F) {
 	f.Add([]byte{1, 1, 0, 3, 100, 0, 2, 1, 9, 3, 100, 0})
@@ -605,6 +701,9 @@ func FuzzHopStep(f *testing.F) {
 				m.Dest = []peer.ID{"self", "far", "back", "left"}[b[5]%4]
 				m.Round, m.Preimage, m.HopsLeft = uint64(b[3]%4), testSecret, b[5]/8
 				m.Live, m.Fulfilled = []uint64{uint64(b[3]) + 100}, []uint64{uint64(b[4])}
+				if b[2] > 0xf0 {
+					m.Condition, m.MayLock = testPoint(testSecret), true
+				}
 				if b[5]&0x80 != 0 {
 					m.Preimage[31] ^= 1
 				}

@@ -68,6 +68,9 @@ func (c *circuit) record() []byte {
 	}
 	b = append(b, byte(c.condition.Kind))
 	b = append(b, c.condition.Digest[:]...)
+	if c.condition.Kind == ConditionPoint {
+		b = append(b, c.condition.Point)
+	}
 	b = append(b, c.part[:]...)
 	if c.fulfilled {
 		b[0] |= recFulfilled
@@ -167,6 +170,9 @@ func (h *Hop) Restore(key uint64, rec []byte, held []Held) ([]Held, error) {
 		c.amountOut, c.expiresOut = tally.Amount(r.uint64()), int64(r.uint64())
 	}
 	c.condition = Condition{Kind: ConditionKind(r.byte()), Digest: r.digest()}
+	if c.condition.Kind == ConditionPoint {
+		c.condition.Point = r.byte()
+	}
 	c.part = PartID(r.take(len(c.part)))
 	if kind&recFulfilled != 0 {
 		c.fulfilled, c.preimage = true, r.digest()
@@ -181,7 +187,7 @@ func (h *Hop) Restore(key uint64, rec []byte, held []Held) ([]Held, error) {
 	switch {
 	case r.bad || len(r.b) != 0:
 		return held, fmt.Errorf("%w: packet %d", errRecord, key)
-	case !restorable(kind), max(c.amountIn, c.amountOut) >= maxAmount:
+	case !restorable(kind), c.condition.Kind == ConditionPoint && (c.in != nil && !c.lockedIn() || c.out != nil && !c.lockedOut()), max(c.amountIn, c.amountOut) >= maxAmount:
 		return held, fmt.Errorf("%w: packet %d has no such state", errRecord, key)
 	}
 	if !c.fulfilled {

@@ -45,6 +45,8 @@ type Room struct {
 	// Free is its free money, Slots are all its slots.
 	Free  tally.Amount
 	Slots int
+	// Points: a lock under a point can be made in it, and p takes one.
+	Points bool
 }
 
 const (
@@ -176,7 +178,7 @@ func (h *Hop) taken(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 	}
 	terms, clock, seen := h.locks.Times()
 	switch {
-	case m == nil || l.in[ev.ID] != nil || ev.Lock.Point != 0 || m.Amount != ev.Lock.Amount || m.Condition != Blake2b(ev.Lock.Hash):
+	case m == nil || l.in[ev.ID] != nil || m.Amount != ev.Lock.Amount || m.Condition != ofLock(ev.Lock):
 		return give(hopIn, CodeUnsupported, 0), nil
 	case !seen:
 		return give(hopIn, CodeInternal, 0), nil
@@ -228,13 +230,13 @@ func (h *Hop) taken(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 	}
 	if lockable(code) {
 		if until := min(c.lk.inUntil-terms.Delta(), terms.Horizon(clock.Head)-terms.Skew); until >= clock.Head+terms.Least()+terms.Skew {
-			why, ok := h.lockRoom(l, next, c.amountOut, code)
+			why, most, ok := h.lockRoom(l, next, m, c.amountOut, code, room)
 			if ok {
 				l.locks.in[c.inID] = c
 				c.lk.room = room
 				return h.offer(next, c, m, until, fx), nil
 			}
-			code = why
+			code, room = why, most
 		} else if _, ok := h.locks.Room(next.peer); ok {
 			code, room = CodeExpiryTooSoon, 0
 		}
@@ -245,6 +247,8 @@ func (h *Hop) taken(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 // onCredit takes room on the tab for the way out of a packet under a lock.
 func (h *Hop) onCredit(now int64, next *link, c *circuit, m *Msg, expires int64) (Code, tally.Amount) {
 	switch {
+	case h.locksAlone(m):
+		return CodeUnsupported, 0
 	case len(next.out) >= next.window, next.outBytes+len(m.Data) > maxOutBytes:
 		return CodeBusy, 0
 	case expires <= now:
@@ -257,10 +261,11 @@ func (h *Hop) onCredit(now int64, next *link, c *circuit, m *Msg, expires int64)
 	return CodeUnset, 0
 }
 
-// lockable reports whether a lock may do what the tab refused.
+// lockable reports whether a lock may do what the tab refused. CodeUnsupported: the tab
+// was not asked.
 func lockable(code Code) bool {
 	switch code {
-	case CodeHeadroom, CodeHeadroomFinal, CodeTooLarge, CodeExpiryTooSoon, CodeExpiryTooFar:
+	case CodeHeadroom, CodeHeadroomFinal, CodeTooLarge, CodeExpiryTooSoon, CodeExpiryTooFar, CodeUnsupported:
 		return true
 	default:
 		return false
@@ -283,43 +288,51 @@ func (h *Hop) vetLocked(m *Msg) Code {
 	return CodeUnset
 }
 
-// mayLock reports whether a packet may go under a lock: its payer says so, the chain
+// mayLock reports whether a packet may go under a lock: its payer says so, a channel
 // knows its condition, and what goes with it is short enough to be kept.
 func (h *Hop) mayLock(m *Msg) bool {
-	return h.locks != nil && m.MayLock && m.Condition.Kind == ConditionBlake2b && len(m.Data)+len(m.Token) <= MaxKept
+	known := m.Condition.Kind == ConditionBlake2b || m.Condition.pointed() && h.opensPoint != nil
+	return h.locks != nil && m.MayLock && known && len(m.Data)+len(m.Token) <= MaxKept
 }
 
 // lockOnward is the way out under a lock, of a packet that came in on credit or is
-// our own (from nil), and that the tab refused with code. Without one the packet is
-// rejected with why.
-func (h *Hop) lockOnward(from, next *link, m *Msg, amount tally.Amount, code Code) (until int64, why Code, ok bool) {
+// our own (from nil), and that the tab refused with code and headroom. Without one the
+// packet is rejected with why, and the most that would have fitted.
+func (h *Hop) lockOnward(from, next *link, m *Msg, amount tally.Amount, code Code, headroom tally.Amount) (until int64, why Code, most tally.Amount, ok bool) {
 	if !lockable(code) || amount == 0 || !h.mayLock(m) {
-		return 0, code, false
+		return 0, code, headroom, false
 	}
 	terms, clock, seen := h.locks.Times()
-	if why, ok = h.lockRoom(from, next, amount, code); !ok || !seen {
-		return 0, why, false
+	if why, most, ok = h.lockRoom(from, next, m, amount, code, headroom); !ok || !seen {
+		return 0, why, most, false
 	}
 	if from == nil {
 		// What the packet's expiry means at its payee, the lock has to last for.
-		return clock.At(m.Expires) + terms.Least() + terms.Skew, code, true
+		return clock.At(m.Expires) + terms.Least() + terms.Skew, code, headroom, true
 	}
 	// The way in, on credit, outlives the lock by D in wall time. Where that leaves
 	// nothing, a smaller packet may still fit the tab.
 	until = min(clock.LastOver(m.Expires)-terms.Delta(), terms.Horizon(clock.Head)-terms.Skew)
-	return until, code, until >= clock.Head+terms.Least()+terms.Skew
+	return until, code, headroom, until >= clock.Head+terms.Least()+terms.Skew
 }
 
 // lockRoom reports whether the channel to next has room for a lock of what came from a
 // neighbour, or from us. None of those has more than half of the slots, so that who
 // fills slots with locks that nobody decides leaves some to others.
-func (h *Hop) lockRoom(from, next *link, amount tally.Amount, code Code) (why Code, ok bool) {
+func (h *Hop) lockRoom(from, next *link, m *Msg, amount tally.Amount, code Code, headroom tally.Amount) (why Code, most tally.Amount, ok bool) {
 	room, ok := h.locks.Room(next.peer)
-	if !ok || room.Free < amount || amount < h.locks.Least() {
-		return code, false
+	switch under := m.Condition.Kind == ConditionPoint; { // no tab has anything to say of it
+	case under && !(ok && room.Points):
+		return CodeUnsupported, 0, false
+	case under && room.Free < amount:
+		return CodeHeadroom, room.Free, false
+	case under && amount < h.locks.Least():
+		return CodeTooSmall, 0, false
+	case !ok || room.Free < amount || amount < h.locks.Least():
+		return code, headroom, false
 	}
 	if next.locks == nil || from == nil {
-		return code, true
+		return code, headroom, true
 	}
 	share := 0
 	for _, c := range next.locks.out {
@@ -328,9 +341,9 @@ func (h *Hop) lockRoom(from, next *link, amount tally.Amount, code Code) (why Co
 		}
 	}
 	if share >= max(1, room.Slots/2) {
-		return CodeBusy, false
+		return CodeBusy, headroom, false
 	}
-	return code, true
+	return code, headroom, true
 }
 
 // offer makes a lock for the way out. Its record goes to disk with the lock.
@@ -368,7 +381,7 @@ func (h *Hop) lockDecided(ev *Event, fx []Effect) ([]Effect, error) {
 		}
 		return append(h.undo(c, m, fx), Effect{Kind: FxUnnote, Key: ev.ID}), nil
 	}
-	if !c.condition.Opens(&m.Preimage) {
+	if !h.opens(&c.condition, &m.Preimage) {
 		return fx, fmt.Errorf("forward: lock %d to %s: %w", ev.ID, ev.Peer, errPreimage)
 	}
 	if c.in != nil && !c.lockedIn() {
@@ -405,7 +418,7 @@ func (h *Hop) give(c *circuit, m *Msg, fx []Effect) []Effect {
 // fulfilLocked shows the preimage of a packet for us that came under a lock. Whether
 // that is in time the channel says: until EvLockShown nothing is decided.
 func (h *Hop) fulfilLocked(c *circuit, ev *Event, fx []Effect) ([]Effect, error) {
-	if !c.condition.Opens(&ev.Msg.Preimage) {
+	if !h.opens(&c.condition, &ev.Msg.Preimage) {
 		return fx, errPreimage
 	}
 	c.lk.shown = true
@@ -508,6 +521,8 @@ func (h *Hop) checkLocks(l *link) (live int, err error) {
 		switch {
 		case c.out != l || c.key != id || c.fulfilled || !c.lockedOut() || c.lk.offer == nil || l.out[id] != nil:
 			return 0, fmt.Errorf("our lock %d", id)
+		case c.in != nil && !c.lockedIn() && c.condition.Kind == ConditionPoint:
+			return 0, fmt.Errorf("our lock %d is under a point, and its way in is not", id)
 		case c.in != nil && !c.lockedIn() && c.in.in[c.inID] != c, c.lockedIn() && c.in.locks.in[c.inID] != c:
 			return 0, fmt.Errorf("our lock %d has no way in", id)
 		case c.in != nil && c.amountIn < c.amountOut, c.lockedIn() && c.lk.inUntil <= c.lk.outUntil:
@@ -516,7 +531,7 @@ func (h *Hop) checkLocks(l *link) (live int, err error) {
 		live++
 	}
 	for id, c := range l.locks.in {
-		if c.in != l || c.inID != id || !c.lockedIn() || l.in[id] != nil || c.fulfilled && (c.out != nil || !c.condition.Opens(&c.preimage)) {
+		if c.in != l || c.inID != id || !c.lockedIn() || l.in[id] != nil || c.fulfilled && (c.out != nil || !h.opens(&c.condition, &c.preimage)) {
 			return 0, fmt.Errorf("lock %d of the neighbour", id)
 		}
 		if !c.fulfilled && c.out == nil {
@@ -559,7 +574,7 @@ func (c *circuit) readLocked(kind byte, r *recordReader) {
 		return
 	}
 	c.lk = &locked{in: kind&recLockIn != 0, out: kind&recLockOut != 0}
-	r.bad = r.bad || c.lk.in && c.in == nil || c.lk.out && c.out == nil || c.condition.Kind != ConditionBlake2b
+	r.bad = r.bad || c.lk.in && c.in == nil || c.lk.out && c.out == nil || c.condition.Kind != ConditionBlake2b && !c.condition.pointed()
 	if c.lk.in {
 		c.lk.inUntil = int64(r.uint64())
 	}

@@ -20,6 +20,8 @@ type benchLocks struct {
 	free  map[peer.ID]tally.Amount
 	least tally.Amount
 	away  bool
+	// hashes: no lock is made under a point.
+	hashes bool
 }
 
 func (l *benchLocks) Times() (lock.Terms, lock.Clock, bool) {
@@ -28,17 +30,17 @@ func (l *benchLocks) Times() (lock.Terms, lock.Clock, bool) {
 
 func (l *benchLocks) Room(p peer.ID) (Room, bool) {
 	free, ok := l.free[p]
-	return Room{Free: free, Slots: 4}, ok
+	return Room{Free: free, Slots: 4, Points: !l.hashes}, ok
 }
 
 func (l *benchLocks) Least() tally.Amount { return l.least }
 
 // newLockBench is a bench whose tabs carry 50 units and whose channels 1000.
-func newLockBench(t *testing.T, rules Rules) (*hopBench, *benchLocks) {
+func newLockBench(t testing.TB, rules Rules) (*hopBench, *benchLocks) {
 	x := newHopBench(t, rules)
 	locks := &benchLocks{x: x, free: map[peer.ID]tally.Amount{"left": 1000, "right": 1000}}
 	x.tab.limit = 150
-	x.hop = NewHop(HopConfig{Self: "self", Rules: rules, Account: x.tab, Routes: map[peer.ID]peer.ID{"far": "right"}, Locks: locks, FirstID: 100, Journal: true})
+	x.hop = NewHop(HopConfig{Self: "self", Rules: rules, Account: x.tab, Routes: map[peer.ID]peer.ID{"far": "right"}, Locks: locks, OpensPoint: testOpens, FirstID: 100, Journal: true})
 	x.do(Event{Kind: EvUp, Peer: "left", Window: 4})
 	x.do(Event{Kind: EvUp, Peer: "right", Window: 4})
 	return x, locks
@@ -54,7 +56,7 @@ func (x *hopBench) underLock(id uint64, epochs int64, change ...func(*Msg)) []Ef
 	if len(fx) != 1 || fx[0].Kind != FxLock {
 		x.t.Fatalf("the lock is the channel's: %+v", fx)
 	}
-	return x.do(Event{Kind: EvLockTaken, Peer: "left", ID: id, Lock: &lock.Lock{ID: id, Amount: m.Amount, Hash: m.Condition.Digest, Expires: 1000 + epochs}})
+	return x.do(Event{Kind: EvLockTaken, Peer: "left", ID: id, Lock: &lock.Lock{ID: id, Amount: m.Amount, Hash: m.Condition.Digest, Point: m.Condition.Point, Expires: 1000 + epochs}})
 }
 
 func find(fx []Effect, kind EffectKind) *Effect {
@@ -257,6 +259,97 @@ func TestLockInIsGivenUp(t *testing.T) {
 	fx = x.do(Event{Kind: EvLockTaken, Peer: "left", ID: 4, Lock: &lock.Lock{ID: 4, Amount: 99, Hash: testSecret.Hashlock(), Expires: 1040}})
 	if len(fx) != 1 || fx[0].Kind != FxGive {
 		t.Errorf("no packet: %+v", fx)
+	}
+}
+
+func underPoint(m *Msg) { m.Condition, m.MayLock = testPoint(testSecret), true }
+
+// What is under a point goes under locks, also where the tabs have all the room there
+// is, and is refused where it cannot.
+func TestPointsNeedLocks(t *testing.T) {
+	x, _ := newLockBench(t, Rules{FeeBase: 1})
+	offer := find(x.underLock(1, 40, underPoint), FxOffer)
+	if offer == nil || offer.Ref != 1000+40-6 || offer.Msg.Condition != testPoint(testSecret) || len(x.tab.held) != 0 {
+		t.Fatalf("a lock out: %+v, held %v", offer, x.tab.held)
+	}
+	if _, err := x.step(Event{Kind: EvLockDecided, Peer: "right", ID: offer.Key, Msg: &Msg{Kind: MsgFulfil, Preimage: tally.Preimage{9}}}); !errors.Is(err, errPreimage) {
+		t.Fatalf("another secret: %v", err)
+	}
+	fx := x.do(Event{Kind: EvLockDecided, Peer: "right", ID: offer.Key, Msg: &Msg{Kind: MsgFulfil, Preimage: testSecret}})
+	if show := find(fx, FxShow); show == nil || show.Msg.Preimage != testSecret || !show.Kept {
+		t.Fatalf("paid: %+v", fx)
+	}
+	// Our own, and its record.
+	m := testPrepare(0, underPoint, func(m *Msg) { m.Part = PartID{1} })
+	own := find(x.do(Event{Kind: EvSend, Ref: 1, Keep: true, Msg: m}), FxOffer)
+	if own == nil || own.Peer != "right" || len(x.tab.held) != 0 {
+		t.Fatalf("our own: %+v", own)
+	}
+	again, _ := newLockBench(t, Rules{})
+	if held, err := again.hop.Restore(own.Key, own.Record, nil); err != nil || len(held) != 0 {
+		t.Fatal(held, err)
+	}
+	if m, ok := again.hop.OfferOf("right", own.Key); !ok || m.Condition != testPoint(testSecret) {
+		t.Fatalf("after a restart: %+v, %v", m, ok)
+	}
+	// A record that says otherwise is not one of ours: without the bit of the lock.
+	bad := append([]byte(nil), own.Record...)
+	bad[0] &^= recLockOut
+	if _, err := again.hop.Restore(own.Key+1, bad, nil); !errors.Is(err, errRecord) {
+		t.Fatalf("a point on credit in the journal: %v", err)
+	}
+	// For us, and claimed.
+	fx = x.underLock(2, 40, underPoint, func(m *Msg) { m.Dest = "self" })
+	if len(fx) != 1 || fx[0].Kind != FxDeliver || fx[0].Msg.Lock == nil || fx[0].Msg.Condition != testPoint(testSecret) {
+		t.Fatalf("for us: %+v", fx)
+	}
+	if _, err := x.step(Event{Kind: EvFulfil, Peer: "left", ID: 2, Msg: &Msg{Preimage: tally.Preimage{9}}}); !errors.Is(err, errPreimage) {
+		t.Fatalf("claimed with another secret: %v", err)
+	}
+	if fx = x.do(Event{Kind: EvFulfil, Peer: "left", ID: 2, Msg: &Msg{Preimage: testSecret}}); find(fx, FxShow) == nil {
+		t.Fatalf("claimed: %+v", fx)
+	}
+
+	for _, c := range []struct {
+		name   string
+		change func(*benchLocks, *Msg)
+		code   Code
+		room   tally.Amount
+	}{
+		{"no channel", func(l *benchLocks, _ *Msg) { delete(l.free, "right") }, CodeUnsupported, 0},
+		{"a channel for hashes alone", func(l *benchLocks, _ *Msg) { l.hashes = true }, CodeUnsupported, 0},
+		{"no funds", func(l *benchLocks, _ *Msg) { l.free["right"] = 42 }, CodeHeadroom, 42},
+		{"less than a claim costs", func(l *benchLocks, _ *Msg) { l.least = 150 }, CodeTooSmall, 0},
+		{"a point of no form", func(_ *benchLocks, m *Msg) { m.Condition.Point = 4 }, CodeUnsupported, 0},
+	} {
+		x, locks := newLockBench(t, Rules{})
+		fx := x.underLock(1, 900, underPoint, func(m *Msg) { c.change(locks, m) })
+		if len(fx) != 1 || fx[0].Kind != FxGive || fx[0].Msg.Code != c.code || fx[0].Msg.Headroom != c.room || len(x.tab.held) != 0 {
+			t.Errorf("%s, passing: %+v", c.name, fx)
+		}
+		m := testPrepare(0, underPoint, func(m *Msg) { m.Part = PartID{1} })
+		c.change(locks, m)
+		fx = x.do(Event{Kind: EvSend, Ref: 1, Msg: m})
+		if len(fx) != 1 || fx[0].Kind != FxResult || fx[0].Msg.Code != c.code || fx[0].Msg.Headroom != c.room || len(x.tab.held) != 0 {
+			t.Errorf("%s, our own: %+v", c.name, fx)
+		}
+	}
+	x, _ = newLockBench(t, Rules{})
+	fx = x.do(Event{Kind: EvSend, Ref: 1, Msg: testPrepare(0, underPoint, func(m *Msg) { m.MayLock = false })})
+	if len(fx) != 1 || fx[0].Msg.Code != CodeUnsupported {
+		t.Errorf("its payer wants no lock: %+v", fx)
+	}
+	// The lock is not the one that the packet names.
+	x.from("left", testPrepare(3, underPoint, func(m *Msg) { m.Lock = &LockMsg{} }))
+	fx = x.do(Event{Kind: EvLockTaken, Peer: "left", ID: 3, Lock: &lock.Lock{ID: 3, Amount: 100, Hash: testSecret.Hashlock(), Expires: 1040}})
+	if len(fx) != 1 || fx[0].Kind != FxGive || fx[0].Msg.Code != CodeUnsupported {
+		t.Errorf("a hash lock for a point: %+v", fx)
+	}
+	// Who knows no curves carries none.
+	x, _ = newLockBench(t, Rules{})
+	x.hop.opensPoint = nil
+	if fx = x.underLock(1, 40, underPoint); len(fx) != 1 || fx[0].Kind != FxGive || fx[0].Msg.Code != CodeUnsupported {
+		t.Errorf("without curves: %+v", fx)
 	}
 }
 

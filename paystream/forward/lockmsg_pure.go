@@ -10,7 +10,8 @@ import (
 const (
 	// MaxChannel bounds the address of a channel.
 	MaxChannel = 64
-	// MaxVoucher bounds a voucher: one of a slot has about 200 bytes.
+	// MaxVoucher bounds a voucher: one of a slot has about 200 bytes, and as a point
+	// lock 330.
 	MaxVoucher = 2 << 10
 	// MaxLanes bounds the lanes of one sync.
 	MaxLanes = lock.MaxSlots
@@ -21,7 +22,7 @@ const (
 type LockMsg struct {
 	// Channel is the address of the channel.
 	Channel []byte
-	// Voucher is the LOCK of a prepare, the UNLOCK of an unlock, the CANCEL of a
+	// Voucher is the LOCK of a prepare, under a point with its encrypted signature, the UNLOCK of an unlock, the CANCEL of a
 	// reject, and what a show shows; Guard is what the LOCK needs, if anything.
 	Voucher, Guard []byte
 	// Of a sync of lanes. Ask: the reader is to say the same.

@@ -55,8 +55,10 @@ func (x simTimes) Times() (lock.Terms, lock.Clock, bool) {
 	return simTerms, lock.Clock{Head: x.s.now / 1000, HeadMS: x.s.now, EpochMS: 1000}, true
 }
 
-func (x simTimes) Room(peer.ID) (Room, bool) { return Room{Free: 1 << 40, Slots: 64}, true }
-func (x simTimes) Least() tally.Amount       { return 0 }
+func (x simTimes) Room(peer.ID) (Room, bool) {
+	return Room{Free: 1 << 40, Slots: 64, Points: true}, true
+}
+func (x simTimes) Least() tally.Amount { return 0 }
 
 func simChannel(m Msg) *Msg {
 	m.Lock = &LockMsg{Channel: []byte{1}, Voucher: []byte{1}}
@@ -155,7 +157,7 @@ func (s *simNet) hear(i int, from peer.ID, m *Msg) bool {
 			until := clock.At(m.Expires) - 1 // the lock's epoch, as its payer said it
 			_ = terms
 			c.in[key] = &simLock{phase: simLocked, m: *m, until: until}
-			s.tell(i, Event{Kind: EvLockTaken, Peer: from, ID: m.ID, Lock: &lock.Lock{ID: m.ID, Amount: m.Amount, Hash: m.Condition.Digest, Expires: until}})
+			s.tell(i, Event{Kind: EvLockTaken, Peer: from, ID: m.ID, Lock: &lock.Lock{ID: m.ID, Amount: m.Amount, Hash: m.Condition.Digest, Point: m.Condition.Point, Expires: until}})
 		case x.phase == simGiven:
 			s.post(i, from, x.m)
 		}
@@ -320,11 +322,26 @@ func TestLockCrashMatrix(t *testing.T) {
 			runs, _ := matrix(t, c.nodes, carries, 0, func(s *simNet, _ *simNode) {
 				s.lockable(c.limit, c.expires)
 				s.strict = true
+				s.points = func(k byte) bool { return k%2 == 0 }
 				s.rested = func() { moved += s.lockTotal() }
 			})
 			if runs < 10*c.nodes || moved == 0 {
 				t.Fatalf("%+v: %d runs, %d moved under locks", c, runs, moved)
 			}
+		}
+	}
+}
+
+// A node that carries points on credit is found by the first of them that fits a tab.
+func TestPointsOnCreditAreFound(t *testing.T) {
+	for i, name := range []string{"the payer", "a hop"} {
+		_, losses := matrix(t, 3, true, 0, func(s *simNet, _ *simNode) {
+			s.lax = map[peer.ID]bool{simPeer(i): true}
+			s.lockable(1000, []int64{60_000, 900_000}[i])
+			s.points = func(byte) bool { return true }
+		})
+		if losses == 0 {
+			t.Errorf("%s carries points on credit, and nothing saw it", name)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/paystream/lock"
 )
 
 // Bounds of a message. They are part of the protocol: what is longer is refused
@@ -50,21 +51,54 @@ const (
 	// ConditionSHA256 is ILP's. No channel knows it, so that such a packet
 	// travels on credit only.
 	ConditionSHA256
-	// ConditionPoint is a curve point. It needs a point lock on each hop, and is
-	// refused on credit.
+	// ConditionPoint is a point of secp256k1: what opens it is the number y of which it
+	// is y·G. It has a point lock on every hop, and is refused on credit.
 	ConditionPoint
 )
 
 // Condition is what the payee has to show the preimage of.
 type Condition struct {
-	Kind   ConditionKind
+	Kind ConditionKind
+	// Point is the first byte of a compressed point, 2 or 3, whose x is then Digest;
+	// else 0.
+	Point  byte
 	Digest [tally.HashlockSize]byte
 }
+
+// PointSize is the size of a compressed point.
+const PointSize = 1 + tally.HashlockSize
 
 // Blake2b returns the condition of a hashlock.
 func Blake2b(h tally.Hashlock) Condition { return Condition{Kind: ConditionBlake2b, Digest: h} }
 
-// Opens reports whether p is the preimage of c, in constant time.
+// PointCondition returns the condition of a compressed point. Whether it is one of the
+// curve is not seen here.
+func PointCondition(y [PointSize]byte) Condition {
+	return Condition{Kind: ConditionPoint, Point: y[0], Digest: [tally.HashlockSize]byte(y[1:])}
+}
+
+// Compressed is the point of a ConditionPoint.
+func (c *Condition) Compressed() (y [PointSize]byte) {
+	y[0] = c.Point
+	copy(y[1:], c.Digest[:])
+	return y
+}
+
+// pointed reports whether c is under a point, and has the form of one.
+func (c *Condition) pointed() bool {
+	return c.Kind == ConditionPoint && (c.Point == 2 || c.Point == 3)
+}
+
+// ofLock is the condition of a lock.
+func ofLock(l *lock.Lock) Condition {
+	if l.Point != 0 {
+		return Condition{Kind: ConditionPoint, Point: l.Point, Digest: l.Hash}
+	}
+	return Blake2b(l.Hash)
+}
+
+// Opens reports whether p is the preimage of a digest, in constant time. What opens a
+// point, curves alone can tell: HopConfig.OpensPoint.
 func (c *Condition) Opens(p *tally.Preimage) bool {
 	switch c.Kind {
 	case ConditionBlake2b:
@@ -251,7 +285,7 @@ type Msg struct {
 	// Data of a prepare, a fulfil or a reject.
 	Data []byte
 
-	// Of a fulfil.
+	// Of a fulfil. Under a point it is y.
 	Preimage tally.Preimage
 
 	// Of a reject. Hop is where it failed, 0 where that is not known.

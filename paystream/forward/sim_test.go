@@ -136,6 +136,9 @@ type simNet struct {
 	// locks: packets may go under locks, and expire so late.
 	locks   bool
 	expires int64
+	// points are the packets under points; nil: none. Who is lax carries them on credit.
+	points func(k byte) bool
+	lax    map[peer.ID]bool
 	// strict: a loss of the matrix fails it, whatever was changed; rested is called at
 	// the end of each run.
 	strict bool
@@ -197,9 +200,10 @@ func (s *simNet) start(n *simNode) {
 	n.told = nil
 	cfg := HopConfig{Self: n.id, Rules: n.rules, Account: n.tabs, Routes: n.routes, Journal: true}
 	if s.locks {
-		cfg.Locks = simTimes{s}
+		cfg.Locks, cfg.OpensPoint = simTimes{s}, testOpens
 	}
 	n.hop = NewHop(cfg)
+	n.hop.pointsOnCredit = s.lax[n.id]
 	var held []Held
 	for _, key := range slices.Sorted(maps.Keys(n.records)) {
 		var err error
@@ -573,8 +577,12 @@ func simPreimage(part PartID) (p tally.Preimage) {
 // offer sends packet k from node 0 to the last one.
 func (s *simNet) offer(k byte, amount tally.Amount) {
 	part := PartID{k, 15: 1}
+	condition := Blake2b(simPreimage(part).Hashlock())
+	if s.locks && s.points != nil && s.points(k) {
+		condition = testPoint(simPreimage(part))
+	}
 	s.step(0, &Event{Kind: EvSend, Ref: uint64(k), Keep: isKept(part) && !s.forgetful, Msg: &Msg{
-		Kind: MsgPrepare, Amount: amount, Expires: s.now + max(30_000, s.expires), Condition: Blake2b(simPreimage(part).Hashlock()),
+		Kind: MsgPrepare, Amount: amount, Expires: s.now + max(30_000, s.expires), Condition: condition,
 		Part: part, HopsLeft: MaxHops, Dest: simPeer(len(s.nodes) - 1), MayLock: s.locks,
 	}})
 }
@@ -709,6 +717,8 @@ func TestModel(t *testing.T) {
 			if rapid.Bool().Draw(rt, "kept") {
 				k += 100
 			}
+			under := rapid.Bool().Draw(rt, "under a point")
+			s.points = func(byte) bool { return under }
 			s.offer(k+2, tally.Amount(rapid.Uint64Range(0, 400).Draw(rt, "amount")))
 			for range rapid.IntRange(0, 8).Draw(rt, "deliver") {
 				s.deliver(pick)
