@@ -473,8 +473,10 @@ type Hello struct {
 	// lock: by how many epochs earlier a lock ends on its way out of the teller; 0: it
 	// takes and makes no locks.
 	LockDeltaEpochs uint32 `protobuf:"varint,6,opt,name=lock_delta_epochs,json=lockDeltaEpochs,proto3" json:"lock_delta_epochs,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// lock: it takes locks under points, too.
+	PointLocks    bool `protobuf:"varint,7,opt,name=point_locks,json=pointLocks,proto3" json:"point_locks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
@@ -547,6 +549,13 @@ func (x *Hello) GetLockDeltaEpochs() uint32 {
 		return x.LockDeltaEpochs
 	}
 	return 0
+}
+
+func (x *Hello) GetPointLocks() bool {
+	if x != nil {
+		return x.PointLocks
+	}
+	return false
 }
 
 // HelloAck answers a hello, so that its sender learns how the clocks differ.
@@ -771,7 +780,8 @@ type Prepare_Multihash struct {
 }
 
 type Prepare_Point struct {
-	// lock: a compressed secp256k1 point.
+	// lock: a compressed secp256k1 point, 33 bytes; what opens it is its secret. It has
+	// a lock on every hop.
 	Point []byte `protobuf:"bytes,4,opt,name=point,proto3,oneof"`
 }
 
@@ -837,7 +847,8 @@ func (x *Destination) GetToken() []byte {
 // Lock carries vouchers. lock.
 type Lock struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The LOCK, in the chain's CBOR, at most 2 KiB.
+	// The LOCK, in the chain's CBOR, at most 2 KiB. Under a point it is unsigned, behind
+	// point, payer's key and encrypted signature: docs/protocol/lock.md.
 	Voucher []byte `protobuf:"bytes,1,opt,name=voucher,proto3" json:"voucher,omitempty"`
 	// The GUARD that it needs, where it ends beyond the channel's horizon.
 	Guard         []byte `protobuf:"bytes,2,opt,name=guard,proto3" json:"guard,omitempty"`
@@ -929,7 +940,7 @@ func (*PrepareAck) Descriptor() ([]byte, []int) {
 // Fulfil shows the preimage.
 type Fulfil struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 32 bytes.
+	// 32 bytes. Under a point it is the point's secret.
 	Preimage []byte `protobuf:"bytes,1,opt,name=preimage,proto3" json:"preimage,omitempty"`
 	// From the payee, at most 32 KiB. It may be lost on the way; the preimage is
 	// not.
@@ -1625,7 +1636,7 @@ const file_packetpb_packet_proto_rawDesc = "" +
 	"\tlane_sync\x18\x10 \x01(\v2\x12.packetpb.LaneSyncH\x00R\blaneSync\x12$\n" +
 	"\x04show\x18\x11 \x01(\v2\x0e.packetpb.ShowH\x00R\x04show\x12\x18\n" +
 	"\achannel\x18\x12 \x01(\fR\achannelB\x06\n" +
-	"\x04kind\"\xc8\x01\n" +
+	"\x04kind\"\xe9\x01\n" +
 	"\x05Hello\x12\x19\n" +
 	"\bclock_ms\x18\x01 \x01(\x04R\aclockMs\x12\"\n" +
 	"\rmax_in_flight\x18\x02 \x01(\rR\vmaxInFlight\x12\x19\n" +
@@ -1633,7 +1644,9 @@ const file_packetpb_packet_proto_rawDesc = "" +
 	"\afee_ppm\x18\x04 \x01(\rR\x06feePpm\x12 \n" +
 	"\fhop_delta_ms\x18\x05 \x01(\rR\n" +
 	"hopDeltaMs\x12*\n" +
-	"\x11lock_delta_epochs\x18\x06 \x01(\rR\x0flockDeltaEpochs\"a\n" +
+	"\x11lock_delta_epochs\x18\x06 \x01(\rR\x0flockDeltaEpochs\x12\x1f\n" +
+	"\vpoint_locks\x18\a \x01(\bR\n" +
+	"pointLocks\"a\n" +
 	"\bHelloAck\x12\x19\n" +
 	"\bhello_ms\x18\x01 \x01(\x04R\ahelloMs\x12\x1f\n" +
 	"\vreceived_ms\x18\x02 \x01(\x04R\n" +

@@ -49,8 +49,7 @@ var (
 
 // Bounds of what a message names.
 const (
-	maxPeerID    = 64
-	maxPointSize = 33
+	maxPeerID = 64
 	// maxLockSize bounds a lock: two vouchers.
 	maxLockSize = 2*forward.MaxVoucher + 16
 )
@@ -71,7 +70,8 @@ type hello struct {
 	FeePPM      uint32
 	HopDeltaMS  uint32
 	// LockDelta is in epochs.
-	LockDelta uint32
+	LockDelta  uint32
+	PointLocks bool
 }
 
 type helloAck struct{ HelloMS, ReceivedMS, ClockMS uint64 }
@@ -205,6 +205,10 @@ func appendPrepare(b []byte, m *forward.Msg) []byte {
 		b = append(b, head...)
 		b = append(b, m.Condition.Digest[:]...)
 	}
+	if m.Condition.Kind == forward.ConditionPoint {
+		y := m.Condition.Compressed()
+		b = appendBytes(b, 4, y[:])
+	}
 	b = appendBytes(b, 5, m.Part[:])
 	b = appendUint(b, 6, uint64(m.HopsLeft))
 	b = message(b, 7, func(b []byte) []byte { return appendBytes(appendText(b, 1, m.Dest), 2, m.Token) })
@@ -229,7 +233,11 @@ func appendHello(b []byte, h *hello) []byte {
 		b = appendUint(b, 3, h.FeeBase)
 		b = appendUint(b, 4, uint64(h.FeePPM))
 		b = appendUint(b, 5, uint64(h.HopDeltaMS))
-		return appendUint(b, 6, uint64(h.LockDelta))
+		b = appendUint(b, 6, uint64(h.LockDelta))
+		if h.PointLocks {
+			b = appendUint(b, 7, 1)
+		}
+		return b
 	})
 }
 
@@ -394,10 +402,11 @@ func (d *decoder) prepare(body []byte, m *forward.Msg, a *arena) error {
 			m.Condition, err = condition(v)
 		case field == 4 && isBytes:
 			conditions++
-			if len(v) > maxPointSize {
+			// Whether it is on the curve, who checks the lock under it sees.
+			if len(v) != forward.PointSize || v[0] != 2 && v[0] != 3 {
 				return malformed("point")
 			}
-			m.Condition = forward.Condition{Kind: forward.ConditionPoint}
+			m.Condition = forward.PointCondition([forward.PointSize]byte(v))
 		case field == 5 && isBytes:
 			if len(v) != len(m.Part) {
 				return malformed("part id")
@@ -586,6 +595,8 @@ func decodeHandshake(frame []byte) (*hello, *helloAck, error) {
 					h.HopDeltaMS = uint32(n)
 				case field == 6:
 					h.LockDelta = uint32(n)
+				case field == 7:
+					h.PointLocks = n != 0
 				}
 				return nil
 			})

@@ -32,11 +32,15 @@ func toPB(m *forward.Msg) *packetpb.HopMsg {
 		if m.Lock != nil {
 			p.Lock = &packetpb.Lock{Voucher: m.Lock.Voucher, Guard: m.Lock.Guard}
 		}
-		head := headBlake2b
-		if m.Condition.Kind == forward.ConditionSHA256 {
-			head = headSHA256
+		switch m.Condition.Kind {
+		case forward.ConditionPoint:
+			y := m.Condition.Compressed()
+			p.Condition = &packetpb.Prepare_Point{Point: y[:]}
+		case forward.ConditionSHA256:
+			p.Condition = &packetpb.Prepare_Multihash{Multihash: append(bytes.Clone(headSHA256), m.Condition.Digest[:]...)}
+		default:
+			p.Condition = &packetpb.Prepare_Multihash{Multihash: append(bytes.Clone(headBlake2b), m.Condition.Digest[:]...)}
 		}
-		p.Condition = &packetpb.Prepare_Multihash{Multihash: append(bytes.Clone(head), m.Condition.Digest[:]...)}
 		for _, v := range m.Via {
 			p.Via = append(p.Via, []byte(v))
 		}
@@ -105,7 +109,10 @@ func draw(t *rapid.T) *forward.Msg {
 	switch m.Kind {
 	case forward.MsgPrepare:
 		m.Amount, m.Expires = tally.Amount(rapid.Uint64().Draw(t, "amount")), rapid.Int64Range(0, 1<<61).Draw(t, "expires")
-		m.Condition.Kind = rapid.SampledFrom([]forward.ConditionKind{forward.ConditionBlake2b, forward.ConditionSHA256}).Draw(t, "condition")
+		m.Condition.Kind = rapid.SampledFrom([]forward.ConditionKind{forward.ConditionBlake2b, forward.ConditionSHA256, forward.ConditionPoint}).Draw(t, "condition")
+		if m.Condition.Kind == forward.ConditionPoint {
+			m.Condition.Point = byte(rapid.IntRange(2, 3).Draw(t, "first byte"))
+		}
 		copy(m.Condition.Digest[:], data(32, "digest"))
 		m.Part[0] = 1
 		copy(m.Part[1:], data(15, "part"))
@@ -181,10 +188,10 @@ func TestCodecIsProtobuf(t *testing.T) {
 }
 
 func TestHandshakeIsProtobuf(t *testing.T) {
-	h := &hello{ClockMS: 1_700_000_000_123, MaxInFlight: 4096, FeeBase: 1, FeePPM: 1000, HopDeltaMS: 1500, LockDelta: 36}
+	h := &hello{ClockMS: 1_700_000_000_123, MaxInFlight: 4096, FeeBase: 1, FeePPM: 1000, HopDeltaMS: 1500, LockDelta: 36, PointLocks: true}
 	want, _ := proto.Marshal(&packetpb.HopMsg{Kind: &packetpb.HopMsg_Hello{Hello: &packetpb.Hello{
 		ClockMs: h.ClockMS, MaxInFlight: h.MaxInFlight, FeeBase: h.FeeBase, FeePpm: h.FeePPM, HopDeltaMs: h.HopDeltaMS,
-		LockDeltaEpochs: h.LockDelta,
+		LockDeltaEpochs: h.LockDelta, PointLocks: h.PointLocks,
 	}}})
 	got := appendHello(nil, h)
 	back, _, err := decodeHandshake(got)
@@ -249,6 +256,10 @@ func TestVectors(t *testing.T) {
 			Kind: forward.MsgPrepare, ID: 9, Amount: 700, Expires: 1_700_000_030_000, Part: part, HopsLeft: 20, MayLock: true,
 			Condition: forward.Condition{Kind: forward.ConditionBlake2b, Digest: digest(1)}, Dest: "payee", Lock: about("LOCK", "GUARD"),
 		},
+		"prepare under a point": {
+			Kind: forward.MsgPrepare, ID: 9, Amount: 700, Expires: 1_700_000_030_000, Part: part, HopsLeft: 20, MayLock: true,
+			Condition: forward.Condition{Kind: forward.ConditionPoint, Point: 3, Digest: digest(1)}, Dest: "payee", Lock: about("POINT LOCK", ""),
+		},
 		"prepare_ack":        {Kind: forward.MsgPrepareAck, ID: 9, Lock: about("", "")},
 		"fulfil of a lock":   {Kind: forward.MsgFulfil, ID: 9, Preimage: digest(3), Lock: about("", "")},
 		"unlock":             {Kind: forward.MsgUnlock, ID: 9, Lock: about("UNLOCK", "")},
@@ -261,7 +272,7 @@ func TestVectors(t *testing.T) {
 	}
 	order := []string{
 		"prepare", "prepare of ILP", "fulfil", "fulfil_ack", "fulfil_ack of three", "reject", "reject of the next hop", "sync_ask", "sync",
-		"prepare that may be locked", "prepare under a lock", "prepare_ack", "fulfil of a lock", "unlock", "unlock_ack",
+		"prepare that may be locked", "prepare under a lock", "prepare under a point", "prepare_ack", "fulfil of a lock", "unlock", "unlock_ack",
 		"reject with CANCEL", "reject_ack", "cancel_request", "lane_sync", "show",
 	}
 	var made []vector
@@ -269,8 +280,9 @@ func TestVectors(t *testing.T) {
 		made = append(made, vector{name, hex.EncodeToString(appendFrame(nil, msgs[name]))})
 	}
 	made = append(made,
-		vector{"hello", hex.EncodeToString(closeLength(appendHello([]byte{0}, &hello{1_700_000_000_000, 4096, 1, 1000, 1000, 0}), 0))},
-		vector{"hello of one that takes locks", hex.EncodeToString(closeLength(appendHello([]byte{0}, &hello{1_700_000_000_000, 4096, 1, 1000, 1000, 36}), 0))},
+		vector{"hello", hex.EncodeToString(closeLength(appendHello([]byte{0}, &hello{1_700_000_000_000, 4096, 1, 1000, 1000, 0, false}), 0))},
+		vector{"hello of one that takes locks", hex.EncodeToString(closeLength(appendHello([]byte{0}, &hello{1_700_000_000_000, 4096, 1, 1000, 1000, 36, false}), 0))},
+		vector{"hello of one that takes locks under points", hex.EncodeToString(closeLength(appendHello([]byte{0}, &hello{1_700_000_000_000, 4096, 1, 1000, 1000, 36, true}), 0))},
 		vector{"hello_ack", hex.EncodeToString(closeLength(appendHelloAck([]byte{0}, &helloAck{1_700_000_000_000, 1_700_000_000_001, 1_700_000_000_001}), 0))},
 	)
 	if *update {
@@ -327,10 +339,21 @@ func TestDecodeRefuses(t *testing.T) {
 		t.Fatalf("the good one: %v", err)
 	}
 	for name, frame := range map[string][]byte{
-		"no condition":       prepare(func(p *packetpb.Prepare) { p.Condition = nil }),
-		"short condition":    prepare(func(p *packetpb.Prepare) { p.Condition = &packetpb.Prepare_Multihash{Multihash: []byte{0x12, 0x20}} }),
-		"another multihash":  prepare(func(p *packetpb.Prepare) { p.GetCondition().(*packetpb.Prepare_Multihash).Multihash[0]++ }),
-		"long point":         prepare(func(p *packetpb.Prepare) { p.Condition = &packetpb.Prepare_Point{Point: make([]byte, 34)} }),
+		"no condition":      prepare(func(p *packetpb.Prepare) { p.Condition = nil }),
+		"short condition":   prepare(func(p *packetpb.Prepare) { p.Condition = &packetpb.Prepare_Multihash{Multihash: []byte{0x12, 0x20}} }),
+		"another multihash": prepare(func(p *packetpb.Prepare) { p.GetCondition().(*packetpb.Prepare_Multihash).Multihash[0]++ }),
+		"long point": prepare(func(p *packetpb.Prepare) {
+			p.Condition = &packetpb.Prepare_Point{Point: append([]byte{2}, make([]byte, 33)...)}
+		}),
+		"short point": prepare(func(p *packetpb.Prepare) {
+			p.Condition = &packetpb.Prepare_Point{Point: append([]byte{2}, make([]byte, 31)...)}
+		}),
+		"uncompressed point": prepare(func(p *packetpb.Prepare) {
+			p.Condition = &packetpb.Prepare_Point{Point: append([]byte{4}, make([]byte, 32)...)}
+		}),
+		"point and digest": append(prepare(func(*packetpb.Prepare) {}), prepare(func(p *packetpb.Prepare) {
+			p.Condition = &packetpb.Prepare_Point{Point: append([]byte{2}, make([]byte, 32)...)}
+		})...),
 		"short part id":      prepare(func(p *packetpb.Prepare) { p.PartId = make([]byte, 15) }),
 		"no destination":     prepare(func(p *packetpb.Prepare) { p.Dest = nil }),
 		"long peer id":       prepare(func(p *packetpb.Prepare) { p.Dest.Peer = make([]byte, maxPeerID+1) }),
@@ -413,6 +436,11 @@ func FuzzDecode(f *testing.F) {
 		Condition: forward.Condition{Kind: forward.ConditionBlake2b},
 	}))
 	f.Add(appendMsg(nil, &forward.Msg{Kind: forward.MsgReject, ID: 1, Lock: about}))
+	f.Add(appendMsg(nil, &forward.Msg{
+		Kind: forward.MsgPrepare, ID: 1, Amount: 5, Part: forward.PartID{1}, Dest: "p", Lock: about, MayLock: true,
+		Condition: forward.Condition{Kind: forward.ConditionPoint, Point: 2},
+	}))
+	f.Add(appendHello(nil, &hello{MaxInFlight: 1, LockDelta: 36, PointLocks: true}))
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		if h, ack, err := decodeHandshake(frame); err == nil && (h == nil) == (ack == nil) {
 			t.Fatal("a handshake of no kind, or of two")
@@ -424,9 +452,6 @@ func FuzzDecode(f *testing.F) {
 		var gen packetpb.HopMsg
 		if err := proto.Unmarshal(frame, &gen); err != nil {
 			t.Fatalf("taken by hand, and not by the generated code: %v", err)
-		}
-		if m.Condition.Kind == forward.ConditionPoint {
-			return
 		}
 		again := appendMsg(nil, &m)
 		var back forward.Msg

@@ -41,6 +41,8 @@ type Config struct {
 	// LockDelta is told to neighbours: by how many epochs earlier a lock ends on its
 	// way out; 0: we take and make no locks.
 	LockDelta uint32
+	// PointLocks tells them that we take locks under points.
+	PointLocks bool
 	// Limits bound what peers can make us do.
 	Limits Limits
 	// Logger takes one record for each stream that ends. Default: none.
@@ -59,6 +61,8 @@ type Info struct {
 	// LockDelta is by how many epochs earlier a lock ends on its way out of the peer;
 	// 0: it takes and makes none.
 	LockDelta uint32
+	// PointLocks: it takes them under points, too.
+	PointLocks bool
 }
 
 // Stats are counts since the start.
@@ -82,6 +86,7 @@ type Service struct {
 	engine Engine
 	rules  forward.Rules
 	locks  uint32
+	points bool
 	lim    Limits
 	log    *slog.Logger
 	count  counters
@@ -117,7 +122,7 @@ var _ forward.Wire = (*Service)(nil)
 // New returns a Service for h. It does nothing before Start.
 func New(h host.Host, engine Engine, cfg Config) (*Service, error) {
 	s := &Service{
-		host: h, engine: engine, rules: cfg.Rules.Complete(), locks: cfg.LockDelta, lim: cfg.Limits.Complete(), log: cfg.Logger,
+		host: h, engine: engine, rules: cfg.Rules.Complete(), locks: cfg.LockDelta, points: cfg.PointLocks, lim: cfg.Limits.Complete(), log: cfg.Logger,
 		peers: make(map[peer.ID]*peerState), live: make(map[peer.ID]*session),
 	}
 	if err := errors.Join(s.lim.Validate(), s.rules.Validate()); err != nil {

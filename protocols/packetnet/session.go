@@ -94,7 +94,7 @@ func (s *session) handshake() (Status, error) {
 	rules := s.svc.rules
 	if err := s.writeHandshake(appendHello(nil, &hello{
 		ClockMS: sent, MaxInFlight: uint32(rules.MaxInFlight), FeeBase: uint64(rules.FeeBase), FeePPM: rules.FeePPM,
-		HopDeltaMS: uint32(rules.HopDelta.Milliseconds()), LockDelta: s.svc.locks,
+		HopDeltaMS: uint32(rules.HopDelta.Milliseconds()), LockDelta: s.svc.locks, PointLocks: s.svc.points,
 	})); err != nil {
 		return readStatus(err), err
 	}
@@ -132,7 +132,7 @@ func (s *session) handshake() (Status, error) {
 		ClockOffset: time.Duration(s.dec.offset) * time.Millisecond,
 		RoundTrip:   time.Duration(max(0, int64(now-sent)-int64(ack.ClockMS-ack.ReceivedMS))) * time.Millisecond,
 		FeeBase:     theirs.FeeBase, FeePPM: theirs.FeePPM, HopDelta: time.Duration(theirs.HopDeltaMS) * time.Millisecond,
-		LockDelta: theirs.LockDelta,
+		LockDelta: theirs.LockDelta, PointLocks: theirs.PointLocks,
 	}
 	clock.until = time.Time{}
 	if err := s.st.SetDeadline(time.Time{}); err != nil {
