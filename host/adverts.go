@@ -3,10 +3,12 @@ package host
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/filecoin-project/go-address"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"golang.org/x/time/rate"
 
@@ -28,6 +30,13 @@ const (
 	// neighbour that brings them, so that none takes the looks of the others.
 	channelLooks     = 1
 	channelLookBurst = 16
+	// newsBurst and newsEvery bound how often news make us ask besides: in all for ours
+	// and what we heard, and of each neighbour for what it tells of. Where many are
+	// known, some are always new.
+	newsBurst = 4
+	newsEvery = pullEvery
+	// maxTold bounds those that told of news and were not asked yet.
+	maxTold = 1024
 )
 
 // Advertise is what a node tells others of its neighbours.
@@ -51,7 +60,9 @@ type adverts struct {
 	// shows of a channel; nil without a chain.
 	ledger swap.Realm
 	look   func(ctx context.Context, channel string) (channelView, error)
-	tell   Advertise
+	// ends reports whether a channel of ours settles, as we know it; nil without a chain.
+	ends func(ctx context.Context, channel address.Address) bool
+	tell Advertise
 	// backing has our channels; nil where none settles tabs.
 	backing *settler.Settler
 
@@ -59,6 +70,9 @@ type adverts struct {
 	mu    sync.Mutex
 	table *route.Adverts
 	looks map[peer.ID]*rate.Limiter // by who brings; of neighbours alone
+	told  map[peer.ID]bool          // who has news
+	asks  map[peer.ID]*rate.Limiter // of news, by who told; of neighbours alone
+	said  map[peer.ID]route.Advert  // our last of each neighbour
 }
 
 var _ packetnet.AdvertTable = (*adverts)(nil)
@@ -67,9 +81,10 @@ func newAdverts(realm swap.Realm, cfg PaymentsConfig) *adverts {
 	a := &adverts{
 		realm: realmText(realm), ledger: realm, tell: cfg.Advertise,
 		table: route.NewAdverts(realmText(realm)), looks: make(map[peer.ID]*rate.Limiter),
+		told: make(map[peer.ID]bool), asks: make(map[peer.ID]*rate.Limiter), said: make(map[peer.ID]route.Advert),
 	}
 	if cfg.chain != nil {
-		a.look, a.backing = cfg.chain.channel, cfg.chain.settler
+		a.look, a.ends, a.backing = cfg.chain.channel, cfg.chain.ends, cfg.chain.settler
 	}
 	return a
 }
@@ -101,6 +116,41 @@ func (a *adverts) Missing(bucket byte, have []byte, size int) [][]byte {
 	return with(a, func(t *route.Adverts) [][]byte { return t.Missing(bucket, have, size) })
 }
 
+// Told implements packetnet.AdvertTable.
+func (a *adverts) Told(from peer.ID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.told) < maxTold {
+		a.told[from] = true
+	}
+}
+
+// toAsk are the neighbours that told of news and may be asked for them now. The others
+// have to wait for their turn.
+func (a *adverts) toAsk(now time.Time, neighbours []peer.ID) (list []peer.ID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, p := range neighbours {
+		if a.told[p] && allow(a.asks, p, now, newsRate(), newsBurst) {
+			list = append(list, p)
+		}
+	}
+	clear(a.told)
+	return list
+}
+
+func newsRate() rate.Limit { return rate.Every(newsEvery) }
+
+// allow takes one of what a peer may cost us.
+func allow(of map[peer.ID]*rate.Limiter, p peer.ID, now time.Time, limit rate.Limit, burst int) bool {
+	l := of[p]
+	if l == nil {
+		l = rate.NewLimiter(limit, burst)
+		of[p] = l
+	}
+	return l.AllowN(now, 1)
+}
+
 // Offer implements packetnet.AdvertTable. What is not signed as it should be is the
 // peer's fault; what is old, or finds no room, is nobody's.
 func (a *adverts) Offer(ctx context.Context, from peer.ID, raw []byte) (bool, error) {
@@ -127,13 +177,41 @@ func (a *adverts) Offer(ctx context.Context, from peer.ID, raw []byte) (bool, er
 	return news, err
 }
 
+// edge is what decides how we carry to a neighbour.
+type edge struct {
+	to peer.ID
+	// locks are carried to it; channel is the one behind its tab, while that lasts.
+	locks   bool
+	channel address.Address
+}
+
+// edges are those to our neighbours: where they change there is more to say, or to take
+// back, and to hear.
+func (n *Node) edges(ctx context.Context, neighbours []peer.ID) []edge {
+	list := make([]edge, 0, len(neighbours))
+	for _, p := range neighbours {
+		e := edge{to: p}
+		if n.locks != nil {
+			_, e.locks = n.locks.Way(p)
+		}
+		if n.adverts.tell == AdvertiseChannels {
+			e.channel = n.adverts.channelTo(ctx, p)
+		}
+		list = append(list, e)
+	}
+	return list
+}
+
 // spread keeps our own adverts fresh and pulls those of our neighbours, until ctx
-// ends.
+// ends. All of them are asked every so often; besides, who told that it has news, and,
+// to tell that we have, all of them where we made or heard something new.
 func (n *Node) spread(ctx context.Context, every time.Duration) {
 	tick := time.NewTicker(min(spreadTick, every))
 	defer tick.Stop()
+	gossip := rate.NewLimiter(newsRate(), newsBurst)
 	var last time.Time
-	var met, locked []peer.ID
+	var told []edge
+	news := false // that our neighbours were not told of
 	for {
 		select {
 		case <-tick.C:
@@ -141,40 +219,45 @@ func (n *Node) spread(ctx context.Context, every time.Duration) {
 			return
 		}
 		now, neighbours := time.Now(), n.packets.Neighbours()
-		ways := n.lockWays(neighbours)
-		if now.Sub(last) < every && slices.Equal(met, neighbours) && slices.Equal(locked, ways) {
-			continue
-		}
-		last, met, locked = now, neighbours, ways
-		n.adverts.tidy(now, neighbours)
-		for _, p := range neighbours {
-			if err := n.advertise(ctx, now, p); err != nil {
-				n.log.Warn("own advert not made", "peer", p, "err", err)
+		edges := n.edges(ctx, neighbours)
+		changed := !slices.Equal(told, edges)
+		whom, tell := n.adverts.toAsk(now, neighbours), false
+		if changed || now.Sub(last) >= every {
+			last, told = now, edges
+			n.adverts.tidy(now, neighbours)
+			for _, p := range neighbours {
+				if err := n.advertise(ctx, now, p); err != nil {
+					n.log.Warn("own advert not made", "peer", p, "err", err)
+				}
 			}
+			whom, tell, news = neighbours, changed || news, false
+		} else if news && gossip.AllowN(now, 1) {
+			whom, tell, news = neighbours, true, false
 		}
-		for _, p := range neighbours {
+		for _, p := range whom {
 			if ctx.Err() != nil {
 				return
 			}
-			if news, err := n.pulls.Pull(ctx, p); err != nil {
+			if got, err := n.pulls.Pull(ctx, p, tell); err != nil {
 				n.log.Debug("adverts not pulled", "peer", p, "err", err)
-			} else if news > 0 {
-				n.log.Debug("adverts pulled", "peer", p, "news", news)
+			} else if got > 0 {
+				news = true
+				n.log.Debug("adverts pulled", "peer", p, "news", got)
 			}
 		}
 	}
 }
 
-// tidy forgets adverts that are not good any more, and the looks of neighbours that left.
+// tidy forgets adverts that are not good any more, and what was kept of neighbours that
+// left.
 func (a *adverts) tidy(now time.Time, neighbours []peer.ID) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.table.Expire(now)
-	for p := range a.looks {
-		if !slices.Contains(neighbours, p) {
-			delete(a.looks, p)
-		}
-	}
+	gone := func(p peer.ID) bool { return !slices.Contains(neighbours, p) }
+	maps.DeleteFunc(a.looks, func(p peer.ID, _ *rate.Limiter) bool { return gone(p) })
+	maps.DeleteFunc(a.asks, func(p peer.ID, _ *rate.Limiter) bool { return gone(p) })
+	maps.DeleteFunc(a.said, func(p peer.ID, _ route.Advert) bool { return gone(p) })
 }
 
 // advertise says what we carry to a neighbour: what fits the tab when it is even, not
@@ -209,7 +292,7 @@ func (n *Node) advertise(ctx context.Context, now time.Time, p peer.ID) error {
 	if n.adverts.tell == AdvertiseChannels {
 		n.adverts.nameChannel(ctx, now, &ad)
 	}
-	if old, ok := n.adverts.own(now, &ad); ok && old.Edge == ad.Edge && old.Modes == ad.Modes {
+	if n.adverts.stands(now, &ad) {
 		return nil
 	}
 	if ad.Signature, err = n.host.Peerstore().PrivKey(n.host.ID()).Sign(ad.SigningBytes(n.adverts.realm)); err != nil {
@@ -217,8 +300,24 @@ func (n *Node) advertise(ctx context.Context, now time.Time, p peer.ID) error {
 	}
 	n.adverts.mu.Lock()
 	defer n.adverts.mu.Unlock()
-	_, err = n.adverts.table.Add(now, ad, n.host.ID())
+	if _, err = n.adverts.table.Add(now, ad, n.host.ID()); err == nil {
+		n.adverts.said[p] = ad
+	}
 	return err
+}
+
+// stands reports whether our last advert of a neighbour says the same, and need not be
+// made anew. One of another channel does not: of all that name one way the latest counts,
+// and so takes back what was said of a channel that settles.
+func (a *adverts) stands(now time.Time, ad *route.Advert) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	old, ok := a.said[ad.To]
+	return ok && fresh(now, &old) && old.Edge == ad.Edge && old.Modes == ad.Modes && old.Channel == ad.Channel
+}
+
+func fresh(now time.Time, ad *route.Advert) bool {
+	return ad.Expires-now.UnixMilli() > advertLife.Milliseconds()/2
 }
 
 // lockDelta is what a node says of its hop delta under locks.
@@ -230,9 +329,9 @@ func (a *adverts) lockDelta(from, to peer.ID) time.Duration {
 
 // own returns the advert of the same edge that is in the table, while it need not be made
 // anew.
-func (a *adverts) own(now time.Time, ad *route.Advert) (old route.Advert, fresh bool) {
+func (a *adverts) own(now time.Time, ad *route.Advert) (old route.Advert, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	old, ok := a.table.Find(ad)
-	return old, ok && old.Expires-now.UnixMilli() > advertLife.Milliseconds()/2
+	old, ok = a.table.Find(ad)
+	return old, ok && fresh(now, &old)
 }

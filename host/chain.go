@@ -421,3 +421,9 @@ func (c *chain) channel(ctx context.Context, name string) (v channelView, err er
 	v.to, err = c.link.ResolveKey(ctx, st.To)
 	return v, err
 }
+
+// ends reports whether a channel of ours settles, or is over, as the manager knows it.
+func (c *chain) ends(ctx context.Context, ch address.Address) bool {
+	info, err := c.manager.PaychInfo(ctx, ch)
+	return err != nil || info.Phase != paych.PhaseOpen
+}

@@ -9,7 +9,6 @@ import (
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-state-types/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"golang.org/x/time/rate"
 
 	"github.com/tallystick/tally/paych"
 	"github.com/tallystick/tally/paystream/payments/route"
@@ -72,20 +71,27 @@ func (a *adverts) proves(proof []byte, addr address.Address, p peer.ID) error {
 func (a *adverts) mayLook(by peer.ID) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	l := a.looks[by]
-	if l == nil {
-		l = rate.NewLimiter(channelLooks, channelLookBurst)
-		a.looks[by] = l
+	return allow(a.looks, by, time.Now(), channelLooks, channelLookBurst)
+}
+
+// channelTo is our channel to a neighbour, while it does not settle.
+func (a *adverts) channelTo(ctx context.Context, p peer.ID) address.Address {
+	if a.backing == nil {
+		return address.Undef
 	}
-	return l.Allow()
+	ch, _, ok := a.backing.Linked(p, true)
+	if !ok || a.ends(ctx, ch) {
+		return address.Undef
+	}
+	return ch
 }
 
 // nameChannel puts our channel to the neighbour into an advert of ours, and bounds what
 // it says to what the channel holds. Where others would refuse it, it stays out. The
 // chain is looked at when the advert is made anew.
 func (a *adverts) nameChannel(ctx context.Context, now time.Time, ad *route.Advert) {
-	if a.backing == nil {
-		return
+	if a.channelTo(ctx, ad.To) == address.Undef {
+		return // what settles is not said any more
 	}
 	o, err := a.backing.Payout(ctx, ad.To, func(addr string) []byte { return swap.PayoutText(a.ledger, ad.From, addr) })
 	if err != nil || o.Channel == "" {

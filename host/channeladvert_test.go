@@ -5,6 +5,8 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -193,6 +195,16 @@ func TestChannelAdverts(t *testing.T) {
 	if a.offer(t, key, whole, chain) {
 		t.Fatal("kept, and part of it was redeemed")
 	}
+	heard := func(channel string) (ad route.Advert, ok bool) {
+		return a.to.node.adverts.own(time.Now(), &route.Advert{Edge: good.Edge, Channel: channel})
+	}
+	a.chain.mined("the neighbour hears of the channel", func() bool {
+		if _, err := a.to.node.pulls.Pull(t.Context(), a.from.host.ID(), false); err != nil {
+			t.Fatal(err)
+		}
+		_, ok := heard(good.Channel)
+		return ok
+	})
 	if _, err := a.from.chain.manager.PaychSettle(t.Context(), a.channel); err != nil {
 		t.Fatal(err)
 	}
@@ -203,6 +215,11 @@ func TestChannelAdverts(t *testing.T) {
 	if a.offer(t, key, good, chain) {
 		t.Fatal("kept, and its channel is settling")
 	}
+	eventually(t, "the neighbour hears that nothing is said of it any more", func() bool {
+		named, _ := heard(good.Channel)
+		plain, ok := heard("")
+		return ok && plain.Seq > named.Seq
+	})
 	a.chain.mined("the channel is collected", func() bool { // by the watcher of either side
 		_, err := chain.channel(t.Context(), a.channel.String())
 		return err != nil
@@ -234,6 +251,36 @@ func TestLooksAreOfANeighbour(t *testing.T) {
 	a.tidy(time.Now(), []peer.ID{"modest"})
 	if len(a.looks) != 1 {
 		t.Fatalf("%d neighbours are remembered", len(a.looks))
+	}
+}
+
+// TestNewsOfANeighbour: who always tells of news is asked for it a few times, and then
+// as often as everybody; nobody else waits for that.
+func TestNewsOfANeighbour(t *testing.T) {
+	a := newAdverts(swap.Realm{Network: "test"}, PaymentsConfig{})
+	both := []peer.ID{"greedy", "modest"}
+	now, asked := time.Now(), 0
+	for range 100 * newsBurst {
+		now = now.Add(time.Millisecond)
+		a.Told("greedy")
+		a.Told("stranger")
+		asked += len(a.toAsk(now, both))
+	}
+	if asked != newsBurst {
+		t.Fatalf("asked %d times", asked)
+	}
+	a.Told("modest")
+	if list := a.toAsk(now, both); !slices.Equal(list, both[1:]) || len(a.toAsk(now, both)) != 0 {
+		t.Fatalf("asked %v", list)
+	}
+	for i := range 2 * maxTold {
+		a.Told(peer.ID(strconv.Itoa(i)))
+	}
+	if len(a.told) > maxTold || len(a.asks) != 2 {
+		t.Fatalf("%d and %d are remembered", len(a.told), len(a.asks))
+	}
+	if a.tidy(now, both[:1]); len(a.asks) != 1 {
+		t.Fatal("who left is remembered")
 	}
 }
 

@@ -103,17 +103,3 @@ func (l *Locks) between() time.Duration {
 	terms := l.Terms()
 	return time.Duration(terms.Delta()+2*terms.Skew+2) * l.every
 }
-
-// lockWays are the neighbours that our channels carry locks to: with a new one there is
-// more to say, and to hear.
-func (n *Node) lockWays(neighbours []peer.ID) (list []peer.ID) {
-	if n.locks == nil {
-		return nil
-	}
-	for _, p := range neighbours {
-		if _, ok := n.locks.Way(p); ok {
-			list = append(list, p)
-		}
-	}
-	return list
-}

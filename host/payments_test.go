@@ -234,3 +234,29 @@ func TestPaymentByAHintAlone(t *testing.T) {
 		t.Fatalf("an edge that nobody told of was found: %v: %+v", err, r)
 	}
 }
+
+// What is new travels at once, neighbour by neighbour: nobody waits until it is time to
+// ask again.
+func TestNewsTravel(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	const nodes = 4
+	var line [nodes]*wayfarer
+	for i := range line {
+		line[i] = newWayfarer(t, host.Config{Payments: &host.PaymentsConfig{PullEvery: time.Hour}})
+	}
+	for i := range nodes - 1 {
+		line[i].meet(ctx, line[i+1])
+	}
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for _, w := range line {
+		for w.KnownAdverts() != 2*(nodes-1) {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				t.Fatalf("%d adverts are known", w.KnownAdverts())
+			}
+		}
+	}
+}

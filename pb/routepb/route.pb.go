@@ -142,7 +142,10 @@ func (*RouteMsg_Adverts) isRouteMsg_Kind() {}
 
 // DigestAsk asks for what the other side knows, in short.
 type DigestAsk struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The asker has heard or made something new since it told of news before: the other
+	// side does well to ask it in turn.
+	News          bool `protobuf:"varint,1,opt,name=news,proto3" json:"news,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -175,6 +178,13 @@ func (x *DigestAsk) ProtoReflect() protoreflect.Message {
 // Deprecated: Use DigestAsk.ProtoReflect.Descriptor instead.
 func (*DigestAsk) Descriptor() ([]byte, []int) {
 	return file_routepb_route_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *DigestAsk) GetNews() bool {
+	if x != nil {
+		return x.News
+	}
+	return false
 }
 
 // Digest is 256 words of 8 bytes, big-endian: word i is the exclusive or of the
@@ -335,8 +345,9 @@ const file_routepb_route_proto_rawDesc = "" +
 	"\x06digest\x18\x02 \x01(\v2\x0f.routepb.DigestH\x00R\x06digest\x12#\n" +
 	"\x04pull\x18\x03 \x01(\v2\r.routepb.PullH\x00R\x04pull\x12,\n" +
 	"\aadverts\x18\x04 \x01(\v2\x10.routepb.AdvertsH\x00R\aadvertsB\x06\n" +
-	"\x04kind\"\v\n" +
-	"\tDigestAsk\"\x1e\n" +
+	"\x04kind\"\x1f\n" +
+	"\tDigestAsk\x12\x12\n" +
+	"\x04news\x18\x01 \x01(\bR\x04news\"\x1e\n" +
 	"\x06Digest\x12\x14\n" +
 	"\x05words\x18\x01 \x01(\fR\x05words\"2\n" +
 	"\x04Pull\x12\x16\n" +

@@ -44,6 +44,8 @@ type AdvertTable interface {
 	Differ(words []byte) ([]byte, error)
 	Have(bucket byte) []byte
 	Missing(bucket byte, have []byte, size int) [][]byte
+	// Told is called when a peer that asks has news itself.
+	Told(from peer.ID)
 	// Offer takes an advert that a peer gave, verifies it and keeps it. It reports
 	// whether it was news; an error ends the exchange.
 	Offer(ctx context.Context, from peer.ID, raw []byte) (bool, error)
@@ -136,7 +138,7 @@ func (r *Routes) handle(st network.Stream) {
 	defer r.leave(from)
 	stop := context.AfterFunc(r.ctx, func() { _ = st.Reset() })
 	defer stop()
-	if err := r.serve(st); err != nil {
+	if err := r.serve(st, from); err != nil {
 		r.log.Debug("adverts not served", "peer", from, "err", err)
 		_ = st.Reset()
 		return
@@ -144,7 +146,7 @@ func (r *Routes) handle(st network.Stream) {
 	_ = st.Close()
 }
 
-func (r *Routes) serve(st network.Stream) error {
+func (r *Routes) serve(st network.Stream, from peer.ID) error {
 	in, out, err := r.open(st)
 	if err != nil {
 		return err
@@ -160,6 +162,9 @@ func (r *Routes) serve(st network.Stream) error {
 		reply := new(routepb.RouteMsg)
 		switch k := m.GetKind().(type) {
 		case *routepb.RouteMsg_DigestAsk:
+			if k.DigestAsk.GetNews() {
+				r.table.Told(from)
+			}
 			reply.Kind = &routepb.RouteMsg_Digest{Digest: &routepb.Digest{Words: r.table.Digest()}}
 		case *routepb.RouteMsg_Pull:
 			if k.Pull.GetBucket() > 255 || len(k.Pull.GetHave()) > maxHaveBytes || len(k.Pull.GetHave())%8 != 0 {
@@ -179,8 +184,8 @@ func (r *Routes) serve(st network.Stream) error {
 }
 
 // Pull asks a connected peer for what it knows and we do not, and returns how many
-// adverts were news.
-func (r *Routes) Pull(ctx context.Context, from peer.ID) (news int, err error) {
+// adverts were news. tell says that we have news as well, for the peer to ask us.
+func (r *Routes) Pull(ctx context.Context, from peer.ID, tell bool) (news int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, routeTime)
 	defer cancel()
 	st, err := r.host.NewStream(network.WithNoDial(ctx, "adverts come from connected peers"), from, RoutesProtocol)
@@ -189,14 +194,14 @@ func (r *Routes) Pull(ctx context.Context, from peer.ID) (news int, err error) {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = st.Reset() })
 	defer stop()
-	if news, err = r.pull(ctx, st, from); err != nil {
+	if news, err = r.pull(ctx, st, from, tell); err != nil {
 		_ = st.Reset()
 		return news, fmt.Errorf("packetnet: adverts of %s: %w", from, err)
 	}
 	return news, st.Close()
 }
 
-func (r *Routes) pull(ctx context.Context, st network.Stream, from peer.ID) (news int, err error) {
+func (r *Routes) pull(ctx context.Context, st network.Stream, from peer.ID, tell bool) (news int, err error) {
 	in, out, err := r.open(st)
 	if err != nil {
 		return 0, err
@@ -208,7 +213,7 @@ func (r *Routes) pull(ctx context.Context, st network.Stream, from peer.ID) (new
 		reply := new(routepb.RouteMsg)
 		return reply, in.ReadMsg(reply)
 	}
-	reply, err := ask(&routepb.RouteMsg{Kind: &routepb.RouteMsg_DigestAsk{DigestAsk: &routepb.DigestAsk{}}})
+	reply, err := ask(&routepb.RouteMsg{Kind: &routepb.RouteMsg_DigestAsk{DigestAsk: &routepb.DigestAsk{News: tell}}})
 	if err != nil {
 		return 0, err
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 
@@ -20,6 +21,7 @@ type shelf struct {
 	mu   sync.Mutex
 	text map[string]bool
 	bad  string // an advert that is a fault
+	told []peer.ID
 }
 
 func newShelf(texts ...string) *shelf {
@@ -100,6 +102,12 @@ func (s *shelf) Offer(_ context.Context, _ peer.ID, raw []byte) (bool, error) {
 	return news, nil
 }
 
+func (s *shelf) Told(from peer.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.told = append(s.told, from)
+}
+
 func (s *shelf) len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -120,22 +128,27 @@ func TestRoutesPull(t *testing.T) {
 	defer a.Close()
 	defer b.Close()
 	connectHosts(t, low, high)
-	if news, err := a.Pull(t.Context(), high.ID()); err != nil || news != 2 || one.len() != 4 {
+	if news, err := a.Pull(t.Context(), high.ID(), false); err != nil || news != 2 || one.len() != 4 {
 		t.Fatalf("%d news: %v", news, err)
 	}
-	if news, err := b.Pull(t.Context(), low.ID()); err != nil || news != 1 {
+	if news, err := b.Pull(t.Context(), low.ID(), false); err != nil || news != 1 {
 		t.Fatalf("%d news: %v", news, err)
 	}
-	if news, err := b.Pull(t.Context(), low.ID()); err != nil || news != 0 {
+	if news, err := b.Pull(t.Context(), low.ID(), true); err != nil || news != 0 {
 		t.Fatalf("nothing is new, and %d news: %v", news, err)
 	}
+	one.mu.Lock()
+	if !slices.Equal(one.told, []peer.ID{high.ID()}) || len(two.told) != 0 {
+		t.Errorf("told of news: %v, %v", one.told, two.told)
+	}
+	one.mu.Unlock()
 	two.mu.Lock()
 	two.bad = "dbad"
 	two.mu.Unlock()
 	one.mu.Lock()
 	one.text["dbad"], one.text["egood"] = true, true
 	one.mu.Unlock()
-	if _, err := b.Pull(t.Context(), low.ID()); err == nil || two.len() != 4 {
+	if _, err := b.Pull(t.Context(), low.ID(), false); err == nil || two.len() != 4 {
 		t.Fatalf("who gives a forged one is heard on: %v, %d", err, two.len())
 	}
 }
