@@ -26,8 +26,10 @@ type fakeMeter struct {
 	commits  []tally.Amount
 	released int
 	lost     int
-	// steal is called by HeadroomServe after the look, outside mu.
+	// steal is called by HeadroomServe after the look, outside mu; onWait by Consume
+	// before it waits.
 	steal     func()
+	onWait    func(peer.ID)
 	commitErr error
 }
 
@@ -65,14 +67,18 @@ func (m *fakeMeter) Consume(ctx context.Context, p peer.ID, units tally.Amount) 
 			return nil, fmt.Errorf("%d units: %w", units, ErrHoldTooLarge)
 		}
 		h, err := m.reserve(p, units)
-		if err != nil && !waited {
+		begins := err != nil && !waited
+		if begins {
 			waited = true
 			m.waits++
 		}
-		free := m.free
+		free, onWait := m.free, m.onWait
 		m.mu.Unlock()
 		if err == nil {
 			return h, nil
+		}
+		if begins && onWait != nil {
+			onWait(p)
 		}
 		select {
 		case <-free:
