@@ -18,7 +18,7 @@ import (
 )
 
 // patience bounds what a test waits for; nothing waits for it when all is well.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 func testCtx(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)

@@ -612,7 +612,7 @@ func TestConcurrentSend(t *testing.T) {
 func TestSendToPeerThatDoesNotRead(t *testing.T) {
 	ha, hb := hosts(t)
 	came := answering(t, hb, ProtocolNative)
-	a := newNode(t, ha, Limits{FrameTimeout: time.Second, QueuedBytes: MaxNativeFrame})
+	a := newNode(t, ha, Limits{FrameTimeout: 2 * time.Second, QueuedBytes: MaxNativeFrame})
 	connect(t, ha, hb)
 	next(t, came).shakeNative()
 	a.want(t, begun77)
