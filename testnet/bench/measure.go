@@ -9,14 +9,29 @@ import (
 	"time"
 )
 
-// roundsOf is how often a series is measured. Nine medians away four bad rounds.
 const (
+	// roundsOf is how often a series is measured. Nine medians away four bad rounds.
 	roundsOf      = 9
 	roundsOfQuick = 1
+	// longestRound bounds the rounds that are measured anew.
+	longestRound = 30 * time.Second
 )
 
 // probe measures for about d and returns one number.
 type probe func(ctx context.Context, d time.Duration) (float64, error)
+
+// measure is one round, and the cores that the process had meanwhile. On a busy machine
+// nothing may get done in a short round; it is measured anew, for twice as long.
+func (p probe) measure(ctx context.Context, d time.Duration) (value, cores float64, err error) {
+	for ; ; d *= 2 {
+		begin, cpu := time.Now(), cpuTime()
+		value, err = p(ctx, d)
+		cores = (cpuTime() - cpu).Seconds() / time.Since(begin).Seconds()
+		if err != nil || value > 0 || d > longestRound {
+			return value, cores, err
+		}
+	}
+}
 
 // series is what the rounds of one probe gave.
 type series struct {
@@ -51,12 +66,10 @@ func rounds(ctx context.Context, o *Options, probes ...probe) ([]series, error) 
 			if err := ctx.Err(); err != nil {
 				return nil, err
 			}
-			begin, cpu := time.Now(), cpuTime()
-			v, err := probes[i](ctx, o.Duration/time.Duration(n))
+			v, cores, err := probes[i].measure(ctx, o.Duration/time.Duration(n))
 			if err != nil {
 				return nil, err
 			}
-			cores := (cpuTime() - cpu).Seconds() / time.Since(begin).Seconds()
 			all[i].values, all[i].cores = append(all[i].values, v), append(all[i].cores, cores)
 		}
 	}
@@ -91,8 +104,9 @@ func percentiles(list []time.Duration) (p50, p99 float64) {
 func timed(to *[]float64, took *[]time.Duration, run probe) probe {
 	return func(ctx context.Context, d time.Duration) (float64, error) {
 		v, err := run(ctx, d)
-		at50, _ := percentiles(*took)
-		*to = append(*to, at50*1000)
+		if at50, _ := percentiles(*took); at50 > 0 {
+			*to = append(*to, at50*1000)
+		}
 		return v, err
 	}
 }

@@ -171,13 +171,25 @@ func idleStreams(ctx context.Context, clients []*party, hub *party) (closeAll fu
 	return closeAll, nil
 }
 
-// settledHeap waits until identify, handshakes and the write-behind are over.
+// settledHeap waits until identify, handshakes and the write-behind are over: until two
+// looks find the same, or it has looked often enough.
 func settledHeap(ctx context.Context) (heap, stacks uint64, err error) {
-	select {
-	case <-time.After(700 * time.Millisecond):
-	case <-ctx.Done():
-		return 0, 0, ctx.Err()
+	const (
+		between = 350 * time.Millisecond
+		looks   = 20
+		same    = 8 << 10 // bytes
+	)
+	for range looks {
+		select {
+		case <-time.After(between):
+		case <-ctx.Done():
+			return 0, 0, ctx.Err()
+		}
+		before := heap + stacks
+		heap, stacks = heapNow()
+		if now := heap + stacks; max(now, before)-min(now, before) <= same {
+			break
+		}
 	}
-	heap, stacks = heapNow()
 	return heap, stacks, nil
 }

@@ -31,7 +31,7 @@ import (
 const service = "bench"
 
 // sessionWithin bounds the wait for a session on loopback.
-const sessionWithin = 30 * time.Second
+const sessionWithin = time.Minute
 
 // transport is one of the two that the goals name.
 type transport string

@@ -254,7 +254,8 @@ type payRun struct {
 	count int
 	busy  int
 	err   error
-	over  chan struct{}
+	ended bool
+	over  chan struct{} // closed when ended
 }
 
 // run sends for d and returns the fulfilled packets in a second.
@@ -284,9 +285,7 @@ func (p *payer) run(ctx context.Context, d time.Duration) (float64, error) {
 func (r *payRun) send(s *slot) {
 	s.begun = time.Now()
 	if s.begun.After(r.until) || r.err != nil {
-		if r.busy == 0 {
-			close(r.over)
-		}
+		r.end()
 		return
 	}
 	r.seq++
@@ -300,6 +299,15 @@ func (r *payRun) send(s *slot) {
 	if err != nil {
 		r.busy--
 		r.err = err
+		r.end()
+	}
+}
+
+// end ends the run when nothing is in flight.
+func (r *payRun) end() {
+	if r.busy == 0 && !r.ended {
+		r.ended = true
+		close(r.over)
 	}
 }
 
