@@ -37,14 +37,14 @@ func (e *Endpoint) leave(id TokenID, socket SocketID) {
 	}
 }
 
-func (c *Conn) budgetHold(n tally.Amount) error {
+func (c *Conn) budgetHold(now time.Duration, n tally.Amount) error {
 	if c.ident.role != RoleServer {
 		return nil
 	}
 	c.e.budgetMu.Lock()
 	defer c.e.budgetMu.Unlock()
 	if b := c.e.budgets[c.tokenID]; b != nil {
-		return b.Hold(time.Now(), c.ident.id, n)
+		return b.Hold(c.e.at(now), c.ident.id, n)
 	}
 	return ErrSpent
 }
@@ -60,14 +60,14 @@ func (c *Conn) budgetSettle(n tally.Amount, ok bool) {
 	}
 }
 
-func (c *Conn) budgetReceive(n, tolerance tally.Amount) error {
+func (c *Conn) budgetReceive(now time.Duration, n, tolerance tally.Amount) error {
 	if c.ident.role != RoleServer {
 		return nil
 	}
 	c.e.budgetMu.Lock()
 	defer c.e.budgetMu.Unlock()
 	if b := c.e.budgets[c.tokenID]; b != nil {
-		return b.Receive(time.Now(), c.ident.id, n, tolerance)
+		return b.Receive(c.e.at(now), c.ident.id, n, tolerance)
 	}
 	return ErrSpent
 }

@@ -43,7 +43,8 @@ const (
 	// EvRate: the way to the peer was measured: Rate. The first one sets the
 	// floor price, Slip parts of 10 000 below it.
 	EvRate
-	// EvPump: there is room for one packet of at most Amount; ID is its name.
+	// EvPump: there is room for one packet of at most Amount; ID is its name,
+	// which no other packet has.
 	EvPump
 	// EvFulfilled: packet ID was fulfilled. Known: Arrived is from an authentic
 	// reply.

@@ -146,7 +146,7 @@ func (c *Conn) receive(in *Incoming, now time.Duration, p *Packet, o *Opened, d 
 	if err == nil && len(fx) > 0 {
 		err = fx[0].Err
 	} else if err == nil {
-		if err = c.budgetReceive(in.Amount, c.sock.tolerance(in.Amount)); err != nil {
+		if err = c.budgetReceive(now, in.Amount, c.sock.tolerance(in.Amount)); err != nil {
 			if _, err := c.sock.Step(&Event{Kind: EvDrop, ID: in.ID}); err != nil {
 				c.stop(err)
 			}

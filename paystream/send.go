@@ -39,7 +39,7 @@ type flight struct {
 func (c *Conn) pump(list []*Outgoing, now time.Duration) []*Outgoing {
 	due := c.sock.Due()
 	if due == 0 {
-		if len(c.sock.holds) == 0 {
+		if c.sock.holds.Len() == 0 {
 			c.ctl.Idle()
 		}
 		return list
@@ -66,7 +66,7 @@ func (c *Conn) pump(list []*Outgoing, now time.Duration) []*Outgoing {
 		}
 		send := fx[1]
 		c.dirty = true
-		if err := c.budgetHold(send.Amount); err != nil {
+		if err := c.budgetHold(now, send.Amount); err != nil {
 			// Another socket of this token was faster.
 			if _, err := c.sock.Step(&Event{Kind: EvRejected, ID: id}); err != nil {
 				c.stop(err)
@@ -191,7 +191,7 @@ func (c *Conn) seal(list []*Outgoing, now time.Duration, kind outKind, n tally.A
 	if kind == outMoney {
 		o.Condition = c.sess.Condition(env)
 		if c.records != nil {
-			h := c.sock.holds[id]
+			h, _ := c.sock.holds.Get(id)
 			o.Record = func(b *durable.Batch) { c.recordHold(b, o, h) }
 		}
 	} else {

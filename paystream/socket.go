@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/internal/inflight"
 )
 
 const (
@@ -113,8 +114,8 @@ type Socket struct {
 	sent, received tally.Amount
 	// holdOut is the sum of holds, holdIn that of takes.
 	holdOut, holdIn tally.Amount
-	holds           map[PacketID]hold
-	takes           map[PacketID]taken
+	holds           inflight.Queue[PacketID, hold]
+	takes           inflight.Queue[PacketID, taken]
 	// flight is the most that can arrive of holds, in the peer's units.
 	flight tally.Amount
 	// arrived is what the peer received of sent, in the peer's units.
@@ -188,7 +189,7 @@ func (s *Socket) State() (seq, seen uint64, t Totals) { return s.seq, s.peerSeq,
 
 // Unsure reports whether replies were lost, so that only the peer knows what has
 // arrived, and nothing is in flight that would tell.
-func (s *Socket) Unsure() bool { return s.sure != s.arrived && len(s.holds) == 0 }
+func (s *Socket) Unsure() bool { return s.sure != s.arrived && s.holds.Len() == 0 }
 
 // Untold reports whether the peer has not seen our last state.
 func (s *Socket) Untold() bool { return s.acked < s.seq }
@@ -257,22 +258,20 @@ func (s *Socket) step(ev *Event) ([]Effect, error) {
 	case EvFulfilled:
 		return s.fulfilled(ev)
 	case EvRejected:
-		h, ok := s.holds[ev.ID]
+		h, ok := s.unhold(ev.ID)
 		if !ok {
 			return nil, ErrUnexpected
 		}
-		s.unhold(ev.ID, h)
 		return append(s.fx[:0], Effect{Kind: FxNote, ID: ev.ID, Amount: h.amount}), nil
 	case EvArrive:
 		return s.arrive(ev)
 	case EvTake:
 		return s.take(ev.ID)
 	case EvDrop:
-		t, ok := s.takes[ev.ID]
+		t, ok := s.takes.Take(ev.ID)
 		if !ok {
 			return nil, ErrUnexpected
 		}
-		delete(s.takes, ev.ID)
 		s.holdIn -= t.amount
 		return append(s.fx[:0], Effect{Kind: FxReject, ID: ev.ID, Amount: t.amount}), nil
 	default:
@@ -315,7 +314,7 @@ func (s *Socket) hear(ev *Event) ([]Effect, error) {
 	if ev.Known && ev.Arrived <= s.arrived {
 		// An answer to a packet that left when Arrived was all we had counted: what
 		// the peer has received since includes that.
-		still := ev.Arrived == s.arrived && len(s.holds) == 0
+		still := ev.Arrived == s.arrived && s.holds.Len() == 0
 		s.arrived = max(s.sure, min(s.arrived, ev.Amount.SaturatingAdd(s.arrived-ev.Arrived)))
 		if still {
 			s.sure = s.arrived // nothing moved since: the figure is exact
@@ -399,7 +398,7 @@ func (s *Socket) Due() tally.Amount {
 
 // pump sends one packet of at most room.
 func (s *Socket) pump(id PacketID, room tally.Amount) ([]Effect, error) {
-	if len(s.holds) >= maxHolds {
+	if s.holds.Len() >= maxHolds {
 		return nil, ErrBusy
 	}
 	n := min(s.Due(), room, s.rate.Within(maxArrival))
@@ -410,13 +409,7 @@ func (s *Socket) pump(id PacketID, room tally.Amount) ([]Effect, error) {
 		// its rate since the socket was opened.
 		return nil, ErrNothing
 	}
-	if _, ok := s.holds[id]; ok {
-		return nil, ErrUnexpected
-	}
-	if s.holds == nil {
-		s.holds = make(map[PacketID]hold, 8)
-	}
-	s.holds[id] = hold{amount: n, least: least, high: high}
+	s.holds.Add(id, hold{amount: n, least: least, high: high})
 	s.holdOut += n
 	s.flight += high
 	s.started = true
@@ -425,17 +418,19 @@ func (s *Socket) pump(id PacketID, room tally.Amount) ([]Effect, error) {
 		Effect{Kind: FxSend, ID: id, Amount: n, Least: least}), nil
 }
 
-func (s *Socket) unhold(id PacketID, h hold) {
-	delete(s.holds, id)
+// unhold ends a packet of ours; false where it is not in flight.
+func (s *Socket) unhold(id PacketID) (hold, bool) {
+	h, ok := s.holds.Take(id)
 	s.holdOut -= h.amount
 	s.flight -= h.high
+	return h, ok
 }
 
 // fulfilled books a packet of ours. The payee cannot claim to have had less than
 // the least it may take; without an authentic reply the most counts as arrived,
 // so that no more is sent than was asked for.
 func (s *Socket) fulfilled(ev *Event) ([]Effect, error) {
-	h, ok := s.holds[ev.ID]
+	h, ok := s.unhold(ev.ID)
 	if !ok {
 		return nil, ErrUnexpected
 	}
@@ -444,7 +439,6 @@ func (s *Socket) fulfilled(ev *Event) ([]Effect, error) {
 		arrived = max(ev.Arrived, h.least)
 		sure = arrived
 	}
-	s.unhold(ev.ID, h)
 	s.sent += h.amount
 	s.arrived = s.arrived.SaturatingAdd(arrived)
 	s.sure = s.sure.SaturatingAdd(sure)
@@ -465,12 +459,12 @@ func (s *Socket) arrive(ev *Event) ([]Effect, error) {
 		return nil, ErrCondition
 	case ev.Amount < ev.Least || ev.Amount == 0:
 		return nil, ErrTooLittle
-	case len(s.takes) >= maxHolds:
+	case s.takes.Len() >= maxHolds:
 		return nil, ErrBusy
 	case ev.Amount > maxTotal-s.received-s.holdIn:
 		return nil, tally.ErrOverflow
 	}
-	if _, ok := s.takes[ev.ID]; ok {
+	if _, ok := s.takes.Get(ev.ID); ok {
 		return nil, ErrSeen
 	}
 	after := s.Balance() + tally.Balance(s.holdIn) + tally.Balance(ev.Amount)
@@ -482,10 +476,7 @@ func (s *Socket) arrive(ev *Event) ([]Effect, error) {
 		s.thin = s.thin.SaturatingAdd(ev.Amount)
 		return append(s.fx[:0], Effect{Kind: FxReject, ID: ev.ID, Amount: ev.Amount, Err: ErrThin}), nil
 	}
-	if s.takes == nil {
-		s.takes = make(map[PacketID]taken, 8)
-	}
-	s.takes[ev.ID] = taken{amount: ev.Amount, sent: ev.Sent, refund: refund}
+	s.takes.Add(ev.ID, taken{amount: ev.Amount, sent: ev.Sent, refund: refund})
 	s.holdIn += ev.Amount
 	return nil, nil
 }
@@ -508,11 +499,10 @@ func (s *Socket) tooThin(n, sent tally.Amount) bool {
 
 // take books a packet of the peer: saved first, then fulfilled.
 func (s *Socket) take(id PacketID) ([]Effect, error) {
-	t, ok := s.takes[id]
+	t, ok := s.takes.Take(id)
 	if !ok {
 		return nil, ErrUnexpected
 	}
-	delete(s.takes, id)
 	s.holdIn -= t.amount
 	s.received += t.amount
 	s.peak = max(s.peak, t.amount)
@@ -532,7 +522,7 @@ func (s *Socket) take(id PacketID) ([]Effect, error) {
 // Settled is R7: nothing is in flight, the balance is within the limits, and the
 // peer expects nothing that we could still give.
 func (s *Socket) Settled() bool {
-	if len(s.holds) > 0 || len(s.takes) > 0 || s.min.over(s.Balance()).N > 0 {
+	if s.holds.Len() > 0 || s.takes.Len() > 0 || s.min.over(s.Balance()).N > 0 {
 		return false
 	}
 	above := s.max.under(s.Balance())
@@ -552,13 +542,10 @@ func (s *Socket) Settled() bool {
 
 // Restore puts back a hold that was on disk.
 func (s *Socket) Restore(id PacketID, amount, least, high tally.Amount) error {
-	if _, ok := s.holds[id]; ok || len(s.holds) >= maxHolds || high > maxArrival || amount > maxTotal-s.sent-s.holdOut {
+	if _, ok := s.holds.Get(id); ok || s.holds.Len() >= maxHolds || high > maxArrival || amount > maxTotal-s.sent-s.holdOut {
 		return ErrUnexpected
 	}
-	if s.holds == nil {
-		s.holds = make(map[PacketID]hold, 8)
-	}
-	s.holds[id] = hold{amount: amount, least: least, high: high}
+	s.holds.Add(id, hold{amount: amount, least: least, high: high})
 	s.holdOut += amount
 	s.flight += high
 	s.started = true
@@ -568,11 +555,11 @@ func (s *Socket) Restore(id PacketID, amount, least, high tally.Amount) error {
 // Check returns the first broken invariant.
 func (s *Socket) Check() error {
 	var out, in, flight tally.Amount
-	for _, h := range s.holds {
+	for _, h := range s.holds.All() {
 		out += h.amount
 		flight += h.high
 	}
-	for _, t := range s.takes {
+	for _, t := range s.takes.All() {
 		in += t.amount
 	}
 	broken := func(name string) error { return fmt.Errorf("%w: %s: %+v", ErrInvariant, name, s.Report()) }
@@ -585,7 +572,7 @@ func (s *Socket) Check() error {
 		return broken("flight-summed")
 	case s.sent+s.holdOut > maxTotal || s.received+s.holdIn > maxTotal:
 		return broken("bounded-totals")
-	case len(s.holds) > maxHolds || len(s.takes) > maxHolds:
+	case s.holds.Len() > maxHolds || s.takes.Len() > maxHolds:
 		return broken("bounded-holds")
 	case s.sure > s.arrived:
 		return broken("sure-within-arrived")

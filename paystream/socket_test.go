@@ -391,7 +391,7 @@ func TestSocketModel(t *testing.T) {
 				if err != nil {
 					rt.Fatal(err)
 				}
-				for id, h := range s.holds {
+				for id, h := range s.holds.All() {
 					if err := again.Restore(id, h.amount, h.least, h.high); err != nil {
 						rt.Fatal(err)
 					}

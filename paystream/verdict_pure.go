@@ -95,7 +95,7 @@ func (s *Socket) Report() Report {
 		Min: s.min, Max: s.max, Balance: s.Balance(), Sent: s.sent, Received: s.received,
 		HoldOut: s.holdOut, HoldIn: s.holdIn, Arrived: s.arrived,
 		PeerExpected: s.peer.Expected.SaturatingSub(coming), PeerWanted: wanted, PeerOffer: offer,
-		InFlight: len(s.holds), Rate: s.rate, Floor: s.floor, Verdict: s.Verdict(), Settled: s.Settled(),
+		InFlight: s.holds.Len(), Rate: s.rate, Floor: s.floor, Verdict: s.Verdict(), Settled: s.Settled(),
 		Back: s.back, BackSent: s.backSent, Thin: s.thin,
 		SettledShort: s.thin > 0 && s.min.over(s.Balance()).N > 0,
 	}

@@ -9,10 +9,11 @@ import (
 
 	"github.com/tallystick/tally"
 	"github.com/tallystick/tally/internal/durable"
+	"github.com/tallystick/tally/internal/inflight"
 )
 
 // maxPacketHolds bounds the packets in flight with one peer in one direction:
-// about 160 KiB of table. It is the same figure that packetnet announces, so
+// about 128 KiB of table. It is the same figure that packetnet announces, so
 // that an honest peer never meets it.
 const maxPacketHolds = 4096
 
@@ -38,16 +39,16 @@ type PacketHold struct {
 
 // packetTable has the packets in flight with one peer. It is guarded by the mu
 // of the peer's shard.
-type packetTable struct{ in, out map[uint64]tally.Amount }
+type packetTable struct{ in, out inflight.Map[tally.Amount] }
 
-func (t *packetTable) of(dir Direction) map[uint64]tally.Amount {
+func (t *packetTable) of(dir Direction) *inflight.Map[tally.Amount] {
 	switch {
 	case t == nil:
-		return nil
+		return new(inflight.Map[tally.Amount])
 	case dir == Serve:
-		return t.in
+		return &t.in
 	default:
-		return t.out
+		return &t.out
 	}
 }
 
@@ -55,7 +56,7 @@ func (t *packetTable) of(dir Direction) map[uint64]tally.Amount {
 func (t *packetTable) check(l *Ledger) error {
 	for _, dir := range [...]Direction{Serve, Consume} {
 		var sum tally.Amount
-		for _, units := range t.of(dir) {
+		for _, units := range t.of(dir).All() {
 			sum += units
 		}
 		if held := *l.packetHeld(dir); held != sum {
@@ -67,7 +68,7 @@ func (t *packetTable) check(l *Ledger) error {
 
 func (a *account) packetTable() *packetTable {
 	if a.packets == nil {
-		a.packets = &packetTable{in: make(map[uint64]tally.Amount), out: make(map[uint64]tally.Amount)}
+		a.packets = new(packetTable)
 	}
 	return a.packets
 }
@@ -84,7 +85,7 @@ func (b *Book) HoldPacket(p peer.ID, id uint64, dir Direction, units tally.Amoun
 		return err
 	}
 	held := a.packetTable().of(dir)
-	if _, again := held[id]; again {
+	if _, again := held.Get(id); again {
 		s.mu.Unlock()
 		return nil
 	}
@@ -98,13 +99,13 @@ func (b *Book) HoldPacket(p peer.ID, id uint64, dir Direction, units tally.Amoun
 		}
 		return refused
 	}
-	held[id] = units
+	held.Put(id, units)
 	s.mu.Unlock()
 	return nil
 }
 
 func (b *Book) admitPacket(s *shard, a *account, now Instant, dir Direction, units tally.Amount) error {
-	if len(a.packets.of(dir)) >= maxPacketHolds {
+	if a.packets.of(dir).Len() >= maxPacketHolds {
 		return ErrTooManyHolds
 	}
 	if dir == Serve && !a.stored && a.ledger.Empty() && b.records.Load() >= maxStrangers {
@@ -187,7 +188,7 @@ func (b *Book) CommitPacket(p peer.ID, id uint64, dir Direction) error {
 // commitPacket books with the shard locked.
 func (b *Book) commitPacket(s *shard, a *account, id uint64, dir Direction) ([]Effect, error) {
 	held := a.packets.of(dir)
-	units, ok := held[id]
+	units, ok := held.Get(id)
 	if !ok {
 		return nil, ErrNoPacket
 	}
@@ -196,7 +197,7 @@ func (b *Book) commitPacket(s *shard, a *account, id uint64, dir Direction) ([]E
 	if err != nil {
 		return nil, err
 	}
-	delete(held, id)
+	held.Delete(id)
 	a.countService(servicePacket, dir, units)
 	b.markDirty(s, a)
 	a.wakeAll()
@@ -212,7 +213,7 @@ func (b *Book) ReleasePacket(p peer.ID, id uint64, dir Direction) error {
 	}
 	defer s.mu.Unlock()
 	held := a.packets.of(dir)
-	units, ok := held[id]
+	units, ok := held.Get(id)
 	if !ok {
 		return ErrNoPacket
 	}
@@ -220,7 +221,7 @@ func (b *Book) ReleasePacket(p peer.ID, id uint64, dir Direction) error {
 	if _, err := b.apply(s, a, b.now(), &ev); err != nil {
 		return err
 	}
-	delete(held, id)
+	held.Delete(id)
 	a.wakeAll()
 	return nil
 }
@@ -263,14 +264,14 @@ func (b *Book) restorePacket(h PacketHold) error {
 	}
 	defer s.mu.Unlock()
 	held := a.packetTable().of(h.Dir)
-	if _, again := held[h.ID]; again {
+	if _, again := held.Get(h.ID); again {
 		return nil
 	}
 	ev := Event{Kind: EvPacketKeep, Dir: h.Dir, Units: h.Units}
 	if _, err := b.apply(s, a, b.now(), &ev); err != nil {
 		return err
 	}
-	held[h.ID] = h.Units
+	held.Put(h.ID, h.Units)
 	return nil
 }
 

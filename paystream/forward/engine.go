@@ -408,7 +408,7 @@ func (e *Engine) restore(ctx context.Context) error {
 func (e *Engine) Sent() []PartID {
 	var list []PartID
 	for _, l := range e.hop.links {
-		for _, c := range l.out {
+		for _, c := range l.out.All() {
 			if c.in == nil && c.kept {
 				list = append(list, c.part)
 			}

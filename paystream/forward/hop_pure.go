@@ -1,9 +1,9 @@
 package forward
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -204,9 +204,9 @@ type link struct {
 	window int
 	// outBytes is the data of the packets in out.
 	outBytes int
-	in       map[uint64]*circuit // by its id: live, or fulfilled and not acked
-	out      map[uint64]*circuit // by our id: not decided
-	lastIn   uint64              // highest id of this session
+	in       circuits // by its id: live, or fulfilled and not acked
+	out      circuits // by our id: not decided
+	lastIn   uint64   // highest id of this session
 
 	// asked and answered count syncs that we asked for and got whole.
 	asked, answered uint64
@@ -224,12 +224,12 @@ type link struct {
 }
 
 func (l *link) put(c *circuit) {
-	l.out[c.key] = c
+	l.out.Put(c.key, c)
 	l.outBytes += c.size
 }
 
 func (l *link) take(c *circuit) {
-	delete(l.out, c.key)
+	l.out.Delete(c.key)
 	l.outBytes -= c.size
 }
 
@@ -412,7 +412,7 @@ func (h *Hop) Earned() tally.Amount { return h.earned }
 // InFlight is how many packets are in flight with p: offered by it, by us.
 func (h *Hop) InFlight(p peer.ID) (in, out int) {
 	if l := h.links[p]; l != nil {
-		return len(l.in), len(l.out)
+		return l.in.Len(), l.out.Len()
 	}
 	return 0, 0
 }
@@ -432,7 +432,7 @@ func (h *Hop) message(kind MsgKind, id uint64) *Msg {
 func (h *Hop) link(p peer.ID) *link {
 	l := h.links[p]
 	if l == nil {
-		l = &link{peer: p, in: make(map[uint64]*circuit), out: make(map[uint64]*circuit)}
+		l = &link{peer: p}
 		h.links[p] = l
 	}
 	return l
@@ -441,7 +441,7 @@ func (h *Hop) link(p peer.ID) *link {
 // drop forgets a link that has nothing, so that nothing grows with the number
 // of peers ever seen.
 func (h *Hop) drop(l *link) {
-	if !l.up && len(l.in)+len(l.out) == 0 && l.locks.empty() {
+	if !l.up && l.in.Len()+l.out.Len() == 0 && l.locks.empty() {
 		delete(h.links, l.peer)
 	}
 }
@@ -527,7 +527,7 @@ func (h *Hop) receive(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 		}
 		return fx, nil
 	case MsgReject:
-		if c := l.out[m.ID]; c != nil {
+		if c := l.out.at(m.ID); c != nil {
 			if r, ok := h.account.(Refuser); ok && m.Code == CodeHeadroom {
 				r.Refused(l.peer)
 			}
@@ -546,9 +546,9 @@ func (h *Hop) receive(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 // prepare takes a neighbour's offer, for us or for a node beyond.
 func (h *Hop) prepare(now int64, l *link, m *Msg, fx []Effect) ([]Effect, error) {
 	switch {
-	case len(l.in) >= h.rules.MaxInFlight:
+	case l.in.Len() >= h.rules.MaxInFlight:
 		return fx, errTooMany
-	case m.ID <= l.lastIn || l.in[m.ID] != nil || l.locks != nil && l.locks.in[m.ID] != nil:
+	case m.ID <= l.lastIn || l.in.at(m.ID) != nil || l.locks != nil && l.locks.in[m.ID] != nil:
 		return fx, errIDTwice
 	}
 	l.lastIn = m.ID
@@ -569,7 +569,7 @@ func (h *Hop) prepare(now int64, l *link, m *Msg, fx []Effect) ([]Effect, error)
 		c := h.newCircuit()
 		c.in, c.inID, c.amountIn, c.expiresIn = l, m.ID, m.Amount, m.Expires
 		c.condition, c.part = m.Condition, m.Part
-		l.in[m.ID] = c
+		l.in.Put(m.ID, c)
 		h.parts[m.Part] = struct{}{}
 		return append(fx, Effect{Kind: FxDeliver, Peer: l.peer, Msg: m}), nil
 	}
@@ -586,7 +586,7 @@ func (h *Hop) prepare(now int64, l *link, m *Msg, fx []Effect) ([]Effect, error)
 		return refuse(hopOut, CodeTooSmall, 0), nil
 	case expires <= now:
 		return refuse(hopOut, CodeExpiryTooSoon, 0), nil
-	case len(next.out) >= next.window, next.outBytes+len(m.Data) > maxOutBytes:
+	case next.out.Len() >= next.window, next.outBytes+len(m.Data) > maxOutBytes:
 		return refuse(hopOut, CodeBusy, 0), nil
 	}
 	if err := h.account.Hold(l.peer, m.ID, In, m.Amount); err != nil {
@@ -604,7 +604,7 @@ func (h *Hop) prepare(now int64, l *link, m *Msg, fx []Effect) ([]Effect, error)
 		c := h.newCircuit()
 		c.in, c.inID, c.amountIn, c.expiresIn, c.amountOut = l, m.ID, m.Amount, m.Expires, amount
 		c.condition, c.part, c.lk = m.Condition, m.Part, &locked{room: headroom}
-		l.in[m.ID] = c
+		l.in.Put(m.ID, c)
 		m.HopsLeft, m.Via = m.HopsLeft-1, via
 		return h.offer(next, c, m, until, fx), nil
 	}
@@ -616,7 +616,7 @@ func (h *Hop) prepare(now int64, l *link, m *Msg, fx []Effect) ([]Effect, error)
 	c.out, c.amountOut, c.expiresOut = next, amount, expires
 	c.condition, c.part = m.Condition, m.Part
 	c.size = len(m.Data)
-	l.in[m.ID] = c
+	l.in.Put(m.ID, c)
 	next.put(c)
 	h.parts[m.Part] = struct{}{}
 
@@ -749,7 +749,7 @@ func (h *Hop) send(now int64, ev *Event, fx []Effect) []Effect {
 		return refuse(CodeNoRoute, 0)
 	case m.Expires <= now:
 		return refuse(CodeExpiryTooSoon, 0)
-	case len(next.out) >= next.window, next.outBytes+len(m.Data) > maxOutBytes:
+	case next.out.Len() >= next.window, next.outBytes+len(m.Data) > maxOutBytes:
 		return refuse(CodeBusy, 0)
 	}
 	if code, headroom := h.holdOwn(now, next, m); code != CodeUnset {
@@ -799,7 +799,7 @@ func (h *Hop) holdOwn(now int64, next *link, m *Msg) (Code, tally.Amount) {
 // fulfil books a packet that the next node showed the preimage of, and passes
 // the preimage on. The tabs and the record are saved first.
 func (h *Hop) fulfil(now int64, l *link, m *Msg, fx []Effect) ([]Effect, error) {
-	c := l.out[m.ID]
+	c := l.out.at(m.ID)
 	if c == nil {
 		// Decided before, or after the late hold: in both cases nothing is left
 		// to be booked, and the neighbour may stop repeating it.
@@ -881,11 +881,11 @@ func (h *Hop) sendAcks(l *link, fx []Effect) []Effect {
 
 // acked: the debtor has booked a packet, and nothing of it is left to do.
 func (h *Hop) acked(l *link, id uint64, fx []Effect) []Effect {
-	c := l.in[id]
+	c := l.in.at(id)
 	if c == nil || !c.fulfilled {
 		return fx
 	}
-	delete(l.in, id)
+	l.in.Delete(id)
 	fx = h.forget(c, fx)
 	h.recycle(c)
 	return fx
@@ -917,7 +917,7 @@ func (h *Hop) undo(c *circuit, m *Msg, fx []Effect) []Effect {
 			return fx
 		}
 		h.release(c.in.peer, c.inID, In)
-		delete(c.in.in, c.inID)
+		c.in.in.Delete(c.inID)
 		h.drop(c.in)
 		m.ID = c.inID
 		fx = append(fx, Effect{Kind: FxSend, Peer: c.in.peer, Msg: m})
@@ -945,7 +945,7 @@ func (h *Hop) ours(ev *Event) *circuit {
 	if l == nil {
 		return nil
 	}
-	c := l.in[ev.ID]
+	c := l.in.at(ev.ID)
 	if c == nil && l.locks != nil {
 		c = l.locks.in[ev.ID]
 	}
@@ -1028,7 +1028,7 @@ func (h *Hop) rejectOurs(ev *Event, fx []Effect) ([]Effect, error) {
 	}
 	h.release(ev.Peer, ev.ID, In)
 	l := c.in
-	delete(l.in, ev.ID)
+	l.in.Delete(ev.ID)
 	h.drop(l)
 	h.recycle(c)
 	ev.Msg.Kind, ev.Msg.ID, ev.Msg.Hop = MsgReject, ev.ID, hopOut
@@ -1043,8 +1043,8 @@ func (h *Hop) begin(now int64, ev *Event, fx []Effect) []Effect {
 	l.asks, l.askAt, l.acks = askBurst, now, nil
 	l.laneSyncs, l.laneSyncAt = laneSyncBurst, now
 	fx = h.ask(l, fx)
-	for _, id := range sortedIDs(l.in) {
-		if c := l.in[id]; c.fulfilled {
+	for id, c := range l.in.All() {
+		if c.fulfilled {
 			m := h.message(MsgFulfil, id)
 			m.Preimage = c.preimage
 			fx = append(fx, Effect{Kind: FxSend, Peer: l.peer, Msg: m})
@@ -1073,14 +1073,14 @@ func (h *Hop) answerSync(now int64, l *link, m *Msg, fx []Effect) ([]Effect, err
 	l.asks--
 	reply := h.message(MsgSync, 0)
 	reply.Round = m.Round
-	for _, id := range sortedIDs(l.in) {
+	for id, c := range l.in.All() {
 		if len(reply.Live)+len(reply.Fulfilled) == MaxSyncIDs {
 			reply.More = true
 			fx = append(fx, Effect{Kind: FxSend, Peer: l.peer, Msg: reply})
 			reply = h.message(MsgSync, 0)
 			reply.Round = m.Round
 		}
-		if l.in[id].fulfilled {
+		if c.fulfilled {
 			reply.Fulfilled = append(reply.Fulfilled, id)
 		} else {
 			reply.Live = append(reply.Live, id)
@@ -1113,8 +1113,8 @@ func (h *Hop) sync(l *link, m *Msg, fx []Effect) ([]Effect, error) {
 	}
 	known := l.known
 	l.known, l.answered = nil, l.asked
-	for _, id := range sortedIDs(l.out) {
-		c := l.out[id]
+	for _, id := range l.out.IDs() {
+		c := l.out.at(id)
 		if _, ok := known[id]; ok || c.mark >= l.asked {
 			continue
 		}
@@ -1127,25 +1127,25 @@ func (h *Hop) sync(l *link, m *Msg, fx []Effect) ([]Effect, error) {
 
 // tick ends what time ends.
 func (h *Hop) tick(now int64, fx []Effect) []Effect {
-	for _, p := range sortedPeers(h.links) {
+	for _, p := range slices.Sorted(maps.Keys(h.links)) { // the same in every run
 		l := h.links[p]
 		if l == nil {
 			continue // an undo before it was its last
 		}
 		fx = h.sendAcks(l, fx)
 		late, over := false, false
-		for _, c := range l.out {
+		for _, c := range l.out.All() {
 			late = late || now >= c.expiresOut
 			over = over || now >= c.expiresOut+lateHold
 		}
 		if over {
-			for _, id := range sortedIDs(l.out) {
-				if c := l.out[id]; now >= c.expiresOut+lateHold {
+			for _, id := range l.out.IDs() {
+				if c := l.out.at(id); now >= c.expiresOut+lateHold {
 					fx = h.undo(c, h.timeout(), fx)
 				}
 			}
 		}
-		if late && len(l.out) > 0 && l.up && l.answered == l.asked {
+		if late && l.out.Len() > 0 && l.up && l.answered == l.asked {
 			fx = h.ask(l, fx)
 		}
 		fx = h.tickIn(now, l, fx)
@@ -1161,49 +1161,27 @@ func (h *Hop) tickIn(now int64, l *link, fx []Effect) []Effect {
 		return c.fulfilled && now >= c.expiresIn+lateHold || !c.fulfilled && c.out == nil && now >= c.ends()
 	}
 	var due []uint64
-	for id, c := range l.in {
+	for id, c := range l.in.All() {
 		if over(c) {
 			due = append(due, id)
 		}
 	}
-	slices.Sort(due)
 	for _, id := range due {
-		if l.in[id].fulfilled {
+		c := l.in.at(id)
+		if c.fulfilled {
 			// Nobody honours it any more. The tab keeps it; the next statement
 			// closes the difference.
 			fx = h.acked(l, id, fx)
 			continue
 		}
 		m := h.message(MsgReject, id)
-		m.Code, m.Part = CodeRefused, l.in[id].part
-		kept := l.in[id].kept
+		m.Code, m.Part = CodeRefused, c.part
+		kept := c.kept
 		if fx, _ = h.rejectOurs(&Event{Peer: l.peer, ID: id, Msg: m}, fx); kept { // it is ours and live
 			fx = append(fx, Effect{Kind: FxGone, Msg: m})
 		}
 	}
 	return fx
-}
-
-// sortedIDs makes steps the same in every run.
-func sortedIDs(m map[uint64]*circuit) []uint64 {
-	if len(m) == 0 {
-		return nil
-	}
-	ids := make([]uint64, 0, len(m))
-	for id := range m {
-		ids = append(ids, id)
-	}
-	slices.Sort(ids)
-	return ids
-}
-
-func sortedPeers(m map[peer.ID]*link) []peer.ID {
-	list := make([]peer.ID, 0, len(m))
-	for p := range m {
-		list = append(list, p)
-	}
-	slices.SortFunc(list, func(a, b peer.ID) int { return cmp.Compare(a, b) })
-	return list
 }
 
 // ErrInvariant is wrapped by every error of Check.
@@ -1216,14 +1194,14 @@ func (h *Hop) Check() error {
 	}
 	live := 0
 	for p, l := range h.links {
-		if len(l.in) > h.rules.MaxInFlight || len(l.out) > MaxInFlight {
-			return broken("in-flight", "%s: %d in, %d out", p, len(l.in), len(l.out))
+		if l.in.Len() > h.rules.MaxInFlight || l.out.Len() > MaxInFlight {
+			return broken("in-flight", "%s: %d in, %d out", p, l.in.Len(), l.out.Len())
 		}
 		if l.answered > l.asked {
 			return broken("sync-rounds", "%s: %d answers to %d asks", p, l.answered, l.asked)
 		}
 		bytes := 0
-		for id, c := range l.out {
+		for id, c := range l.out.All() {
 			bytes += c.size
 			if c.out != l || c.key != id || c.fulfilled {
 				return broken("out-side", "%s: packet %d", p, id)
@@ -1235,7 +1213,7 @@ func (h *Hop) Check() error {
 				if c.in.lockIn(c.inID) != c || c.amountIn < c.amountOut {
 					return broken("both-sides", "%s: packet %d under a lock", p, id)
 				}
-			} else if c.in != nil && (c.in.in[c.inID] != c || c.amountIn < c.amountOut || c.expiresIn < c.expiresOut+h.rules.HopDelta.Milliseconds()) {
+			} else if c.in != nil && (c.in.in.at(c.inID) != c || c.amountIn < c.amountOut || c.expiresIn < c.expiresOut+h.rules.HopDelta.Milliseconds()) {
 				return broken("both-sides", "%s: packet %d: %d until %d in, %d until %d out", p, id, c.amountIn, c.expiresIn, c.amountOut, c.expiresOut)
 			}
 			live++
@@ -1243,7 +1221,7 @@ func (h *Hop) Check() error {
 		if bytes != l.outBytes || bytes > maxOutBytes {
 			return broken("out-bytes", "%s: kept %d, counted %d", p, l.outBytes, bytes)
 		}
-		for id, c := range l.in {
+		for id, c := range l.in.All() {
 			if c.in != l || c.inID != id {
 				return broken("in-side", "%s: packet %d", p, id)
 			}

@@ -202,7 +202,7 @@ func (h *Hop) Restore(key uint64, rec []byte, held []Held) ([]Held, error) {
 	if c.lockedIn() {
 		c.in.lockSide().in[c.inID] = c
 	} else if c.in != nil {
-		c.in.in[c.inID] = c
+		c.in.in.Put(c.inID, c)
 		if !c.fulfilled {
 			held = append(held, Held{c.in.peer, c.inID, In, c.amountIn})
 		}

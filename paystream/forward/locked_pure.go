@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -178,7 +179,7 @@ func (h *Hop) taken(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 	}
 	terms, clock, seen := h.locks.Times()
 	switch {
-	case m == nil || l.in[ev.ID] != nil || m.Amount != ev.Lock.Amount || m.Condition != ofLock(ev.Lock):
+	case m == nil || l.in.at(ev.ID) != nil || m.Amount != ev.Lock.Amount || m.Condition != ofLock(ev.Lock):
 		return give(hopIn, CodeUnsupported, 0), nil
 	case !seen:
 		return give(hopIn, CodeInternal, 0), nil
@@ -249,7 +250,7 @@ func (h *Hop) onCredit(now int64, next *link, c *circuit, m *Msg, expires int64)
 	switch {
 	case h.locksAlone(m):
 		return CodeUnsupported, 0
-	case len(next.out) >= next.window, next.outBytes+len(m.Data) > maxOutBytes:
+	case next.out.Len() >= next.window, next.outBytes+len(m.Data) > maxOutBytes:
 		return CodeBusy, 0
 	case expires <= now:
 		return CodeExpiryTooSoon, 0
@@ -479,9 +480,9 @@ type HeldLock struct {
 // HeldLocks are the locks of neighbours that have a circuit.
 func (h *Hop) HeldLocks() []HeldLock {
 	var list []HeldLock
-	for _, p := range sortedPeers(h.links) {
+	for _, p := range slices.Sorted(maps.Keys(h.links)) {
 		if s := h.links[p].locks; s != nil {
-			for _, id := range sortedIDs(s.in) {
+			for _, id := range slices.Sorted(maps.Keys(s.in)) {
 				list = append(list, HeldLock{p, id})
 			}
 		}
@@ -519,11 +520,11 @@ func (h *Hop) checkLocks(l *link) (live int, err error) {
 	}
 	for id, c := range l.locks.out {
 		switch {
-		case c.out != l || c.key != id || c.fulfilled || !c.lockedOut() || c.lk.offer == nil || l.out[id] != nil:
+		case c.out != l || c.key != id || c.fulfilled || !c.lockedOut() || c.lk.offer == nil || l.out.at(id) != nil:
 			return 0, fmt.Errorf("our lock %d", id)
 		case c.in != nil && !c.lockedIn() && c.condition.Kind == ConditionPoint:
 			return 0, fmt.Errorf("our lock %d is under a point, and its way in is not", id)
-		case c.in != nil && !c.lockedIn() && c.in.in[c.inID] != c, c.lockedIn() && c.in.locks.in[c.inID] != c:
+		case c.in != nil && !c.lockedIn() && c.in.in.at(c.inID) != c, c.lockedIn() && c.in.locks.in[c.inID] != c:
 			return 0, fmt.Errorf("our lock %d has no way in", id)
 		case c.in != nil && c.amountIn < c.amountOut, c.lockedIn() && c.lk.inUntil <= c.lk.outUntil:
 			return 0, fmt.Errorf("our lock %d: %d until %d in, %d until %d out", id, c.amountIn, c.lk.inUntil, c.amountOut, c.lk.outUntil)
@@ -531,7 +532,7 @@ func (h *Hop) checkLocks(l *link) (live int, err error) {
 		live++
 	}
 	for id, c := range l.locks.in {
-		if c.in != l || c.inID != id || !c.lockedIn() || l.in[id] != nil || c.fulfilled && (c.out != nil || !h.opens(&c.condition, &c.preimage)) {
+		if c.in != l || c.inID != id || !c.lockedIn() || l.in.at(id) != nil || c.fulfilled && (c.out != nil || !h.opens(&c.condition, &c.preimage)) {
 			return 0, fmt.Errorf("lock %d of the neighbour", id)
 		}
 		if !c.fulfilled && c.out == nil {

@@ -525,8 +525,8 @@ func (s *simNet) atRest() {
 			}
 		}
 		for p, l := range n.hop.links {
-			if len(l.in)+len(l.out) != 0 {
-				s.t.Fatalf("%s: %d in and %d out with %s", n.id, len(l.in), len(l.out), p)
+			if l.in.Len()+l.out.Len() != 0 {
+				s.t.Fatalf("%s: %d in and %d out with %s", n.id, l.in.Len(), l.out.Len(), p)
 			}
 		}
 		if i+1 < len(s.nodes) {
@@ -557,10 +557,10 @@ func (s *simNet) describe() string {
 	for _, n := range s.nodes {
 		for p, l := range n.hop.links {
 			text += fmt.Sprintf("\n%s with %s: up %v, asked %d, answered %d", n.id, p, l.up, l.asked, l.answered)
-			for id, c := range l.in {
+			for id, c := range l.in.All() {
 				text += fmt.Sprintf(", in %d (fulfilled %v, out %v)", id, c.fulfilled, c.out != nil)
 			}
-			for id, c := range l.out {
+			for id, c := range l.out.All() {
 				text += fmt.Sprintf(", out %d (mark %d, in %v)", id, c.mark, c.in != nil)
 			}
 		}
