@@ -184,6 +184,7 @@ type Effect struct {
 	Lane     uint64
 	Amount   big.Int
 	Voucher  *SignedVoucher
+	Under    *PointLock // of FxAnswer: what evDraft asked for, given before
 	Secret   *tally.Preimage
 	Requests []uint64
 }
@@ -402,7 +403,12 @@ func (ev evOwn) step(c *Channel, _ abi.ChainEpoch) ([]Effect, error) {
 
 // evSecret opens the locks that it is the preimage of. FxAnswer has in Amount what
 // the vouchers we hold are worth more by it, and in Lane how many locks it opened.
-type evSecret struct{ Preimage tally.Preimage }
+type evSecret struct {
+	Preimage tally.Preimage
+	// Under are the locks that it is the secret of the point of, at a payee each with
+	// its completed voucher.
+	Under map[*PointLock]*SignedVoucher
+}
 
 func (ev evSecret) step(c *Channel, _ abi.ChainEpoch) ([]Effect, error) {
 	before := c.worth()
@@ -413,7 +419,10 @@ func (ev evSecret) step(c *Channel, _ abi.ChainEpoch) ([]Effect, error) {
 		l := c.Lanes[id]
 		learnt := false
 		for i := range l.Claims {
-			if cl := &l.Claims[i]; cl.Locked && cl.Secret == nil && cl.Lock == lock {
+			if cl := &l.Claims[i]; cl.Locked && cl.Secret == nil && ev.opens(cl, lock) {
+				if cl.Under != nil && c.Direction == PCHInbound {
+					cl.Voucher = ev.Under[cl.Under]
+				}
 				secret := ev.Preimage
 				cl.Secret = &secret
 				learnt = true
@@ -426,6 +435,16 @@ func (ev evSecret) step(c *Channel, _ abi.ChainEpoch) ([]Effect, error) {
 		}
 	}
 	return append(fx, Effect{Kind: FxAnswer, Lane: opened, Amount: big.Sub(c.worth(), before)}), nil
+}
+
+// opens reports whether a claim is one of those that the secret opens; lock is its
+// hash.
+func (ev *evSecret) opens(cl *Claim, lock tally.Hashlock) bool {
+	if cl.Under == nil {
+		return cl.Lock == lock
+	}
+	_, ok := ev.Under[cl.Under]
+	return ok
 }
 
 // evSettle asks for settling.
@@ -698,17 +717,17 @@ func (c *Channel) dueClaim(l *Lane, now abi.ChainEpoch) (*SignedVoucher, *tally.
 			cl := &l.Claims[i]
 			if cl.Voucher != nil && cl.open() && cl.alive(&l.Head, next) &&
 				cl.Voucher.MinSettleHeight > c.Head.MinSettling && (best == nil || cl == best) {
-				return cl.Voucher, cl.Secret // the guard: it moves SettlingAt
+				return cl.Voucher, cl.proof() // the guard: it moves SettlingAt
 			}
 		}
 		if best == nil || best.Voucher.TimeLockMin > next {
 			return nil, nil
 		}
-		return best.Voucher, best.Secret
+		return best.Voucher, best.proof()
 	}
 	if best != nil && best.Expires != 0 && now >= best.Expires-c.rules.SubmitMargin &&
 		best.Voucher.TimeLockMin <= next {
-		return best.Voucher, best.Secret
+		return best.Voucher, best.proof()
 	}
 	return nil, nil
 }

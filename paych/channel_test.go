@@ -92,11 +92,11 @@ func picture(c *Channel) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%x\n%v %v %v %+v\n", encodeChannel(c), c.sumHead, c.sumDeep, c.sumWorth, c.queue)
 	for _, id := range slices.Sorted(maps.Keys(c.Lanes)) {
-		rec, err := encodeLane(c.Lanes[id])
+		version, rec, err := encodeLane(c.Lanes[id])
 		if err != nil {
 			panic(err)
 		}
-		fmt.Fprintf(&b, "%d %x %d\n", id, rec, len(c.Lanes[id].Claims))
+		fmt.Fprintf(&b, "%d %d %x %d\n", id, version, rec, len(c.Lanes[id].Claims))
 	}
 	return b.String()
 }
@@ -323,7 +323,8 @@ func channelModel(t *rapid.T) {
 	b.past = []snapshot{b.snapshot()}
 	var given []*SignedVoucher // all there ever were
 	secrets := make(map[tally.Hashlock]tally.Preimage)
-	pending := big.Zero() // of the top-up on its way
+	var under []*PointLock // all there ever were
+	pending := big.Zero()  // of the top-up on its way
 	calls := uint64(0)
 
 	look := func(c *Channel) []Effect {
@@ -402,11 +403,11 @@ func channelModel(t *rapid.T) {
 					t.Fatal(err)
 				}
 				for id, l := range c.Lanes {
-					rec, err := encodeLane(l)
+					version, rec, err := encodeLane(l)
 					if err != nil {
 						t.Fatal(err)
 					}
-					l2, err := decodeLane(rec)
+					l2, err := decodeLane(version, rec)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -448,6 +449,56 @@ func channelModel(t *rapid.T) {
 				known = &s
 			}
 			_, _ = try(q, evReceive{Voucher: sv, Secret: known, MinDelta: big.Zero()})
+		},
+		"point lock": func(t *rapid.T) {
+			y := &testPoints[rapid.IntRange(0, len(testPoints)-1).Draw(t, "point")]
+			spec := VoucherSpec{
+				Lane: rapid.Uint64Range(0, 2).Draw(t, "lane"), Amount: big.NewInt(int64(rapid.IntRange(1, 70).Draw(t, "amount"))),
+				TimeLockMax: b.now + abi.ChainEpoch(rapid.IntRange(1, 12).Draw(t, "expires")),
+			}
+			spec.Nonce = p.peek(spec.Lane).Nonce + uint64(rapid.IntRange(0, 2).Draw(t, "nonce"))
+			fx, err := try(p, evDraft{Spec: spec, Point: y.point})
+			if err != nil {
+				return
+			}
+			if l := fx[0].Under; l != nil { // asked for again
+				if !slices.Contains(under, l) {
+					t.Fatal("another lock than was given")
+				}
+				return
+			}
+			sv := fx[0].Voucher
+			if rapid.IntRange(0, 5).Draw(t, "unsigned") == 0 {
+				mustStep(p, b.now, evUnsigned{Lane: sv.Lane, Nonce: sv.Nonce})
+				return
+			}
+			l := &PointLock{Voucher: *sv, Payer: y.point, Point: y.point, Adaptor: testAdaptor}
+			mustStep(p, b.now, evSigned{Voucher: sv, Under: l})
+			under = append(under, l)
+			given = append(given, signedBy(sv, "payer")) // a payee may know the secret already
+			_, _ = try(q, evReceive{Voucher: clone(sv), Under: l, MinDelta: big.Zero()})
+			if _, err := try(p, evDraft{Spec: spec}); err == nil && p.Direction == PCHOutbound {
+				t.Fatal("a plain voucher under the nonce of a point lock")
+			}
+		},
+		"secret of a point": func(t *rapid.T) {
+			y := &testPoints[rapid.IntRange(0, len(testPoints)-1).Draw(t, "point")]
+			for _, c := range []*Channel{p, q} {
+				ev := evSecret{Preimage: y.secret, Under: make(map[*PointLock]*SignedVoucher)}
+				for _, l := range c.closed() {
+					if l.Point == y.point {
+						ev.Under[l] = signedBy(&l.Voucher, "payer")
+					}
+				}
+				if _, err := try(c, ev); err != nil {
+					t.Fatal(err)
+				}
+				for _, l := range c.closed() {
+					if l.Point == y.point {
+						t.Fatal("still closed")
+					}
+				}
+			}
 		},
 		"refund": func(t *rapid.T) {
 			fx, err := try(q, evDraft{Spec: VoucherSpec{
@@ -546,11 +597,11 @@ func channelModel(t *rapid.T) {
 				t.Fatal(err)
 			}
 			for id, l := range q.Lanes {
-				rec, err := encodeLane(l)
+				version, rec, err := encodeLane(l)
 				if err != nil {
 					t.Fatal(err)
 				}
-				if c.Lanes[id], err = decodeLane(rec); err != nil {
+				if c.Lanes[id], err = decodeLane(version, rec); err != nil {
 					t.Fatal(err)
 				}
 				c.touch(c.Lanes[id])

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tallystick/tally"
 	"github.com/tallystick/tally/paych/actor"
+	"github.com/tallystick/tally/paych/adaptor"
 )
 
 // VoucherSpec is what a voucher is to say.
@@ -41,13 +42,14 @@ type VoucherSpec struct {
 	Again bool
 }
 
-// says reports whether sv is what s asks for, its nonce aside.
+// says reports whether sv is what s asks for, its nonce aside. Not of a lock under a
+// point, which is no voucher until it is completed.
 func (s *VoucherSpec) says(sv *SignedVoucher) bool {
 	var lock []byte
 	if s.Lock != nil {
 		lock = s.Lock[:]
 	}
-	return sv.Lane == s.Lane && (s.Nonce == 0 || sv.Nonce == s.Nonce) && sv.Amount.Equals(s.Amount) && bytes.Equal(sv.SecretHash, lock) &&
+	return sv.Signature != nil && sv.Lane == s.Lane && (s.Nonce == 0 || sv.Nonce == s.Nonce) && sv.Amount.Equals(s.Amount) && bytes.Equal(sv.SecretHash, lock) &&
 		sv.TimeLockMin == s.TimeLockMin && sv.TimeLockMax == s.TimeLockMax && sv.MinSettleHeight == s.MinSettleHeight
 }
 
@@ -76,8 +78,9 @@ func (s *VoucherSpec) voucher(c *Channel, nonce uint64) *SignedVoucher {
 // money of Filecoin, in attoFIL, has 91 bits.
 const maxAmountBits = 256
 
-func claimOf(sv *SignedVoucher) Claim {
-	cl := Claim{Nonce: sv.Nonce, Amount: sv.Amount, Expires: sv.TimeLockMax, drawn: big.Zero()}
+// claimOf is the claim of a voucher, or of the lock under a point that it is of.
+func claimOf(sv *SignedVoucher, under *PointLock) Claim {
+	cl := Claim{Nonce: sv.Nonce, Amount: sv.Amount, Expires: sv.TimeLockMax, Locked: under != nil, Under: under, drawn: big.Zero()}
 	if len(sv.SecretHash) == tally.HashlockSize {
 		cl.Locked, cl.Lock = true, tally.Hashlock(sv.SecretHash)
 	}
@@ -89,6 +92,8 @@ func claimOf(sv *SignedVoucher) Claim {
 // less than its vouchers say.
 type evDraft struct {
 	Spec VoucherSpec
+	// Point: it is to be signed under this point, and by no plain signature, ever.
+	Point adaptor.Point
 	// Owner: the caller owns the channel.
 	Owner bool
 }
@@ -103,7 +108,18 @@ func (ev evDraft) step(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
 	case s.Amount.Int == nil || s.Amount.Sign() < 0:
 		return nil, ErrZeroAmount
 	}
-	if s.Again {
+	pointed := ev.Point != adaptor.Point{}
+	switch {
+	case pointed && c.Direction == PCHInbound:
+		return nil, ErrInbound
+	case pointed && s.Nonce == 0:
+		return nil, fmt.Errorf("%w: nonce 0", ErrPointLock)
+	}
+	if pointed {
+		if l, err := c.peek(s.Lane).given(s, ev.Point); l != nil || err != nil {
+			return []Effect{{Kind: FxAnswer, Under: l}}, err
+		}
+	} else if s.Again {
 		if sv, err := c.peek(s.Lane).issued(c.Direction, s); sv != nil || err != nil {
 			return []Effect{{Kind: FxAnswer, Voucher: sv}}, err
 		}
@@ -140,7 +156,8 @@ func (ev evDraft) step(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
 		return nil, fmt.Errorf("%w: %v, lane %d has %v", ErrAmount, s.Amount, s.Lane, l.Agreed)
 	}
 	sv := s.voucher(c, nonce)
-	cl := claimOf(sv)
+	cl := claimOf(sv, nil)
+	cl.Locked = cl.Locked || pointed
 	if err := c.room(l, &cl); err != nil {
 		return nil, err
 	}
@@ -239,8 +256,12 @@ func (c *Channel) boundSettle(now, height abi.ChainEpoch) error {
 	return nil
 }
 
-// evSigned completes an evDraft. Effects: the voucher is saved before it leaves.
-type evSigned struct{ Voucher *SignedVoucher }
+// evSigned completes an evDraft. Effects: the voucher is saved before it leaves. Under
+// is the lock of one that was signed under a point, and the voucher is unsigned then.
+type evSigned struct {
+	Voucher *SignedVoucher
+	Under   *PointLock
+}
 
 func (ev evSigned) step(c *Channel, _ abi.ChainEpoch) ([]Effect, error) {
 	sv := ev.Voucher
@@ -248,7 +269,7 @@ func (ev evSigned) step(c *Channel, _ abi.ChainEpoch) ([]Effect, error) {
 	if c.Direction == PCHInbound {
 		l.give(sv)
 	} else if cl := l.unsigned(sv.Nonce); cl != nil {
-		cl.Voucher = sv
+		cl.Voucher, cl.Under = sv, ev.Under
 		l.tidy()
 	}
 	c.touch(l)
@@ -302,7 +323,9 @@ func (l *Lane) plain() big.Int {
 // of the payer, on an outbound channel a refund of the payee. FxAnswer has what
 // the lane is worth more by it. Secret opens its lock, where it is known.
 type evReceive struct {
-	Voucher  *SignedVoucher
+	Voucher *SignedVoucher
+	// Under: the voucher is unsigned, and this its lock under a point, which is checked.
+	Under    *PointLock
 	Secret   *tally.Preimage
 	MinDelta big.Int
 	// Owner: the caller owns the channel.
@@ -316,7 +339,10 @@ func (ev evReceive) step(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
 		// What is on a slot has to be in the slot's own books too.
 		return nil, fmt.Errorf("%w: lane %d by %q", ErrOwned, sv.Lane, c.Tag)
 	}
-	err := c.checkDraw(now, ev.Voucher, ev.Draws)
+	if ev.Under != nil && c.Direction == PCHOutbound {
+		return nil, ErrOutbound
+	}
+	err := c.checkDraw(now, ev.Voucher, ev.Under, ev.Draws)
 	if errors.Is(err, errHeld) {
 		return ev.again(c, now)
 	}
@@ -333,7 +359,7 @@ func (ev evReceive) step(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
 		l.Nonce = max(l.Nonce, sv.Nonce)
 		return ev.saved(c, big.Zero()), nil
 	}
-	cl := claimOf(sv)
+	cl := claimOf(sv, ev.Under)
 	cl.Voucher, cl.Secret = sv, ev.Secret
 	if cl.Locked && cl.Secret != nil && !cl.Secret.Opens(cl.Lock) {
 		return nil, ErrSecret
@@ -374,22 +400,23 @@ func (ev evReceive) again(c *Channel, now abi.ChainEpoch) ([]Effect, error) {
 // CheckVoucher is what can be known of a voucher before it is submitted, its signature
 // aside. errHeld: it is one that we hold, and as good as it was.
 func (c *Channel) CheckVoucher(now abi.ChainEpoch, sv *SignedVoucher) error {
-	return c.checkDraw(now, sv, big.Zero())
+	return c.checkDraw(now, sv, nil, big.Zero())
 }
 
-// checkDraw is CheckVoucher of one that may take draws of what is kept.
-func (c *Channel) checkDraw(now abi.ChainEpoch, sv *SignedVoucher, draws big.Int) error {
+// checkDraw is CheckVoucher of one that may take draws of what is kept, or that is of a
+// lock under a point.
+func (c *Channel) checkDraw(now abi.ChainEpoch, sv *SignedVoucher, under *PointLock, draws big.Int) error {
 	if err := c.checkForm(sv); err != nil {
 		return err
 	}
 	l := c.peek(sv.Lane)
-	if l.holds(sv) {
+	if l.holds(sv) || l.holdsUnder(under) {
 		return errHeld
 	}
 	if c.Direction == PCHOutbound {
 		return c.checkRefund(l, sv)
 	}
-	return c.checkVoucher(now, l, sv, value(draws))
+	return c.checkVoucher(now, l, sv, under, value(draws))
 }
 
 // checkForm is what can be said without the lane.
@@ -431,30 +458,41 @@ func sameVoucher(a, b *SignedVoucher) bool {
 	if a.Signature == nil || b.Signature == nil {
 		return false
 	}
+	return sameBody(a, b) && a.Signature.Type == b.Signature.Type && bytes.Equal(a.Signature.Data, b.Signature.Data)
+}
+
+// sameBody is sameVoucher without the signatures.
+func sameBody(a, b *SignedVoucher) bool {
 	return a.ChannelAddr == b.ChannelAddr && a.Lane == b.Lane && a.Nonce == b.Nonce && a.Amount.Equals(b.Amount) &&
 		a.TimeLockMin == b.TimeLockMin && a.TimeLockMax == b.TimeLockMax && a.MinSettleHeight == b.MinSettleHeight &&
-		bytes.Equal(a.SecretHash, b.SecretHash) &&
-		a.Signature.Type == b.Signature.Type && bytes.Equal(a.Signature.Data, b.Signature.Data)
+		bytes.Equal(a.SecretHash, b.SecretHash)
 }
 
 // evImport takes a voucher of ours back that we lost, with a store or in a crash:
 // the other side shows it, and our signature on it is verified. It obliges us, so
-// it counts whatever else we hold.
-type evImport struct{ Voucher *SignedVoucher }
+// it counts whatever else we hold. Under is the lock of one that we signed under a
+// point.
+type evImport struct {
+	Voucher *SignedVoucher
+	Under   *PointLock
+}
 
 func (ev evImport) step(c *Channel, _ abi.ChainEpoch) ([]Effect, error) {
 	sv := ev.Voucher
 	if err := c.checkForm(sv); err != nil {
 		return nil, err
 	}
+	if ev.Under != nil && c.Direction == PCHInbound {
+		return nil, ErrInbound
+	}
 	l := c.peek(sv.Lane)
-	if l.holds(sv) {
+	if l.holds(sv) || l.holdsUnder(ev.Under) {
 		return nil, nil
 	}
 	if c.Direction == PCHInbound {
 		return ev.refund(c, l)
 	}
-	cl := claimOf(sv)
+	cl := claimOf(sv, ev.Under)
 	cl.Voucher = sv
 	worthless := !cl.alive(&l.Deep, c.Deep.Height) ||
 		slices.ContainsFunc(l.Claims, func(e Claim) bool { return e.Voucher != nil && e.displaces(&cl) })
@@ -509,7 +547,7 @@ func (c *Channel) checkRefund(l *Lane, sv *SignedVoucher) error {
 	return nil
 }
 
-func (c *Channel) checkVoucher(now abi.ChainEpoch, l *Lane, sv *SignedVoucher, draws big.Int) error {
+func (c *Channel) checkVoucher(now abi.ChainEpoch, l *Lane, sv *SignedVoucher, under *PointLock, draws big.Int) error {
 	r := c.rules
 	if c.Owned && sv.Lane == 0 && !bare(sv) {
 		return fmt.Errorf("%w: lane 0 of an owned channel settles the tab", ErrLock)
@@ -536,7 +574,7 @@ func (c *Channel) checkVoucher(now abi.ChainEpoch, l *Lane, sv *SignedVoucher, d
 	if !rises(l, sv.Amount, sv.MinSettleHeight != 0) {
 		return fmt.Errorf("%w: %v, lane %d has %v", ErrAmount, sv.Amount, l.ID, l.Agreed)
 	}
-	cl := claimOf(sv)
+	cl := claimOf(sv, under)
 	total := c.redeemedWith(l, &cl)
 	more := big.Sub(total, c.redeemed())
 	if c.Phase == PhaseSettling && more.Sign() > 0 && (more.GreaterThan(draws) || now+r.SubmitMargin >= c.Head.SettlingAt) {

@@ -51,6 +51,7 @@ type crashRun struct {
 	// dies decides at an attempt to publish: 0 lives, 1 stops before, 2 after.
 	dies func(who *mortal, attempt int) int
 
+	tag     string // that every step is with
 	ch      address.Address
 	given   map[string]string // lane and nonce to voucher
 	started time.Time
@@ -117,7 +118,7 @@ func (r *crashRun) step(n *mortal, fn func(ctx context.Context) error) {
 	r.t.Helper()
 	for range 5 {
 		r.mend()
-		ctx, cancel := context.WithTimeout(n.ctx, 100*time.Second)
+		ctx, cancel := context.WithTimeout(paych.WithTag(n.ctx, r.tag), 100*time.Second)
 		err := fn(ctx)
 		cancel()
 		synctest.Wait()

@@ -36,7 +36,11 @@ type Claim struct {
 	Locked bool
 	Lock   tally.Hashlock
 	Secret *tally.Preimage
-	// Voucher is nil while it is being signed.
+	// Under is the lock of a claim under a point, which is Locked too, by no Lock, and
+	// whose Secret is the point's; nil while it is being signed.
+	Under *PointLock
+	// Voucher is nil while it is being signed. Under a point it has no signature, but
+	// at the payee that of the completed lock, as soon as the secret is known.
 	Voucher *SignedVoucher
 
 	// drawn is what an unsigned voucher took from the reservations.
@@ -51,6 +55,15 @@ const maxRefused = 3
 
 // open reports whether the payee could submit the claim, time aside.
 func (cl *Claim) open() bool { return !cl.Locked || cl.Secret != nil }
+
+// proof is what the chain has to be shown with the voucher: nothing of a lock under a
+// point, whose secret is in the signature.
+func (cl *Claim) proof() *tally.Preimage {
+	if cl.Under != nil {
+		return nil
+	}
+	return cl.Secret
+}
 
 // alive reports whether the claim can still be redeemed on the lane as v shows it.
 func (cl *Claim) alive(v *LaneView, at abi.ChainEpoch) bool {
@@ -450,6 +463,9 @@ func (c *Channel) Check() error {
 			}
 			if cl.Amount.Int == nil || cl.Amount.Sign() < 0 {
 				return fmt.Errorf("paych: lane %d claim %d over %v", id, cl.Nonce, cl.Amount)
+			}
+			if err := c.checkUnder(cl); err != nil {
+				return fmt.Errorf("paych: lane %d claim %d: %w", id, cl.Nonce, err)
 			}
 			last = cl.Nonce
 		}

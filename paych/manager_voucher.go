@@ -45,14 +45,8 @@ func (m *Manager) PaychVoucherCreateSpec(ctx context.Context, pch address.Addres
 			return nil, ctx.Err()
 		}
 	}
-	fx, err := m.draft(ctx, a, spec)
+	fx, err := m.draft(ctx, a, evDraft{Spec: spec})
 	var short *ShortfallError
-	if errors.As(err, &short) {
-		// The chain may hold more by now: money may have come from elsewhere.
-		if m.peek(ctx, a) == nil {
-			fx, err = m.draft(ctx, a, spec)
-		}
-	}
 	if errors.As(err, &short) {
 		return &VoucherCreateResult{Shortfall: short.Shortfall}, nil
 	}
@@ -86,13 +80,23 @@ func (m *Manager) PaychVoucherCreateSpec(ctx context.Context, pch address.Addres
 	return &VoucherCreateResult{Voucher: clone(signed), Shortfall: big.Zero()}, nil
 }
 
-func (m *Manager) draft(ctx context.Context, a *account, spec VoucherSpec) (Effect, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.broken != nil {
-		return Effect{}, a.broken
+// draft takes nonce and funds of a voucher, or finds one that was given.
+func (m *Manager) draft(ctx context.Context, a *account, ev evDraft) (Effect, error) {
+	try := func() (Effect, error) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.broken != nil {
+			return Effect{}, a.broken
+		}
+		ev.Owner = tagOf(ctx) == a.ch.Tag
+		return m.step(a, ev)
 	}
-	return m.step(a, evDraft{Spec: spec, Owner: tagOf(ctx) == a.ch.Tag})
+	fx, err := try()
+	// The chain may hold more by now: money may have come from elsewhere.
+	if errors.Is(err, ErrShortfall) && m.peek(ctx, a) == nil {
+		fx, err = try()
+	}
+	return fx, err
 }
 
 // recall finds a voucher that we gave in the history, where the chain has seen it
@@ -147,7 +151,10 @@ func (m *Manager) PaychVoucherCheckValid(ctx context.Context, ch address.Address
 			return m.checkOwn(ctx, a, sv)
 		}
 	}
-	err = m.check(ctx, a, sv, big.Zero())
+	err = m.check(ctx, a, sv, nil, big.Zero())
+	if err == nil {
+		err = verifyOther(a, sv)
+	}
 	if errors.Is(err, errHeld) {
 		return nil
 	}
@@ -169,12 +176,12 @@ func (m *Manager) checkOwn(ctx context.Context, a *account, sv *SignedVoucher) e
 	if l.holds(sv) {
 		return nil
 	}
-	return a.ch.checkVoucher(now, l, sv, big.Zero())
+	return a.ch.checkVoucher(now, l, sv, nil, big.Zero())
 }
 
-// check is CheckVoucher with the signature. A voucher that is over the balance is
-// checked again where the chain may show more by now.
-func (m *Manager) check(ctx context.Context, a *account, sv *SignedVoucher, draws big.Int) error {
+// check is CheckVoucher. A voucher that is over the balance is checked again where the
+// chain may show more by now.
+func (m *Manager) check(ctx context.Context, a *account, sv *SignedVoucher, under *PointLock, draws big.Int) error {
 	now, err := m.now(ctx)
 	if err != nil {
 		return err
@@ -182,15 +189,17 @@ func (m *Manager) check(ctx context.Context, a *account, sv *SignedVoucher, draw
 	look := func() error {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		return a.ch.checkDraw(now, sv, draws)
+		return a.ch.checkDraw(now, sv, under, draws)
 	}
 	err = look()
 	if errors.Is(err, ErrOverBalance) && m.peek(ctx, a) == nil {
 		err = look()
 	}
-	if err != nil {
-		return err
-	}
+	return err
+}
+
+// verifyOther reports whether the other side of the channel signed a voucher.
+func verifyOther(a *account, sv *SignedVoucher) error {
 	signer := a.ch.From
 	if a.ch.Direction == PCHOutbound {
 		signer = a.ch.To
@@ -261,7 +270,11 @@ func (m *Manager) addVoucher(ctx context.Context, ch address.Address, sv *Signed
 	if err != nil {
 		return big.Zero(), err
 	}
-	if err := m.check(ctx, a, sv, draws); err != nil && !errors.Is(err, errHeld) {
+	err = m.check(ctx, a, sv, nil, draws)
+	if err == nil {
+		err = verifyOther(a, sv)
+	}
+	if err != nil && !errors.Is(err, errHeld) {
 		return big.Zero(), err
 	}
 	secret := opening(sv, proof)
@@ -310,14 +323,19 @@ func (m *Manager) PaychVoucherImport(ctx context.Context, ch address.Address, sv
 	return err
 }
 
-// PaychVoucherSecret opens the locks of a channel that secret is the preimage of,
-// and returns what the vouchers held are worth more by it.
+// PaychVoucherSecret opens the locks of a channel that secret is the preimage of, or the
+// secret of the point of, and returns what the vouchers held are worth more by it. A lock
+// under a point is completed by it: its signature is on disk before it is submitted.
 func (m *Manager) PaychVoucherSecret(ctx context.Context, ch address.Address, secret tally.Preimage) (big.Int, error) {
 	a, err := m.account(ctx, ch)
 	if err != nil {
 		return big.Zero(), err
 	}
-	fx, err := m.do(a, evSecret{Preimage: secret})
+	ev, err := a.completed(secret)
+	if err != nil {
+		return big.Zero(), err
+	}
+	fx, err := m.do(a, ev)
 	if err != nil {
 		return big.Zero(), err
 	}
@@ -326,21 +344,25 @@ func (m *Manager) PaychVoucherSecret(ctx context.Context, ch address.Address, se
 
 // PaychVoucherList implements PaymentChannelManagerAPI: the vouchers that can
 // still bring something, and the last that were created or accepted, oldest
-// first.
+// first. Those of locks under points are there once they are completed.
 func (m *Manager) PaychVoucherList(ctx context.Context, ch address.Address) ([]*SignedVoucher, error) {
 	records, err := m.PaychVoucherRecords(ctx, ch)
 	if err != nil {
 		return nil, err
 	}
-	list := make([]*SignedVoucher, len(records))
+	list := make([]*SignedVoucher, 0, len(records))
 	for i := range records {
-		list[i] = records[i].Voucher
+		if sv := records[i].Voucher; sv.Signature != nil {
+			list = append(list, sv)
+		}
 	}
 	return list, nil
 }
 
 // VoucherRecord is a voucher with what is known of it.
 type VoucherRecord struct {
+	// Voucher has no signature where that was given encrypted under a point, and is not
+	// completed here.
 	Voucher *SignedVoucher
 	Origin  Origin
 	// Epoch of the head when it was created or accepted; 0 where the history no
@@ -348,7 +370,7 @@ type VoucherRecord struct {
 	Epoch abi.ChainEpoch
 	// Live: it can still be submitted, and no later voucher makes it worthless.
 	Live bool
-	// Opened: its hash lock has a known secret.
+	// Opened: its hash lock, or the point that it is under, has a known secret.
 	Opened bool
 	// Redeemed: the chain has this voucher or a later one of its lane.
 	Redeemed bool
@@ -378,7 +400,9 @@ func (m *Manager) PaychVoucherRecords(ctx context.Context, ch address.Address) (
 	c := a.ch
 	var list []VoucherRecord
 	seen := func(sv *SignedVoucher) bool {
-		return slices.ContainsFunc(entries, func(e entry) bool { return sameVoucher(e.voucher, sv) })
+		return slices.ContainsFunc(entries, func(e entry) bool {
+			return sameVoucher(e.voucher, sv) || e.voucher.Signature == nil && sameBody(e.voucher, sv)
+		})
 	}
 	for _, id := range slices.Sorted(maps.Keys(c.Lanes)) {
 		l := c.Lanes[id]
@@ -409,6 +433,9 @@ func (a *account) record(sv *SignedVoucher, origin Origin, epoch abi.ChainEpoch)
 		return r
 	}
 	r.Live = l.holds(sv)
+	if cl := l.pointed(sv); cl != nil && sv.Signature == nil {
+		r.Voucher, r.Live = clone(cl.Voucher), true
+	}
 	if cl := l.find(sv.Nonce); cl != nil && r.Live {
 		r.Opened = cl.Secret != nil
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/filecoin-project/go-state-types/crypto"
 	"golang.org/x/crypto/blake2b"
 
+	"github.com/tallystick/tally"
 	"github.com/tallystick/tally/paych/adaptor"
 )
 
@@ -107,6 +108,12 @@ func (l *PointLock) checkPayer(from address.Address) error {
 		return fmt.Errorf("%w: the key is not that of %s", ErrPointLock, from)
 	}
 	return nil
+}
+
+// opened reports whether secret is that of the lock's point.
+func (l *PointLock) opened(secret *tally.Preimage) bool {
+	y := adaptor.Secret(*secret)
+	return y.Opens(l.Point)
 }
 
 // Complete returns the voucher with its signature, ready for the chain. l must have

@@ -11,6 +11,7 @@ import (
 	"github.com/filecoin-project/go-state-types/big"
 
 	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/paych/adaptor"
 )
 
 // What whoever keeps locks in the slots of an owned channel needs beside vouchers:
@@ -87,6 +88,16 @@ func (f *Final) view(height abi.ChainEpoch) ViewAt {
 // PaychSecretOf returns the preimage of a lock of the channel where it is known: on
 // an outbound channel, because the chain showed it.
 func (m *Manager) PaychSecretOf(ctx context.Context, ch address.Address, hash tally.Hashlock) (*tally.Preimage, error) {
+	return m.secretWhere(ctx, ch, func(cl *Claim) bool { return cl.Locked && cl.Under == nil && cl.Lock == hash })
+}
+
+// PaychSecretOfPoint is PaychSecretOf for a lock under a point: on an outbound channel
+// its secret is known because the chain showed a completed signature.
+func (m *Manager) PaychSecretOfPoint(ctx context.Context, ch address.Address, y adaptor.Point) (*tally.Preimage, error) {
+	return m.secretWhere(ctx, ch, func(cl *Claim) bool { return cl.Under != nil && cl.Under.Point == y })
+}
+
+func (m *Manager) secretWhere(ctx context.Context, ch address.Address, is func(*Claim) bool) (*tally.Preimage, error) {
 	a, err := m.account(ctx, ch)
 	if err != nil {
 		return nil, err
@@ -95,7 +106,7 @@ func (m *Manager) PaychSecretOf(ctx context.Context, ch address.Address, hash ta
 	defer a.mu.Unlock()
 	for _, l := range a.ch.Lanes {
 		for i := range l.Claims {
-			if cl := &l.Claims[i]; cl.Locked && cl.Lock == hash && cl.Secret != nil {
+			if cl := &l.Claims[i]; cl.Secret != nil && is(cl) {
 				secret := *cl.Secret
 				return &secret, nil
 			}
@@ -106,7 +117,7 @@ func (m *Manager) PaychSecretOf(ctx context.Context, ch address.Address, hash ta
 
 // PaychVoucherAt returns the voucher of a lane and nonce that can still bring
 // something, ours or the other side's: a claim, or a refund of the payee. Nil where
-// there is none.
+// there is none, or only a lock under a point that is not completed.
 func (m *Manager) PaychVoucherAt(ctx context.Context, ch address.Address, lane, nonce uint64) (*SignedVoucher, error) {
 	a, err := m.account(ctx, ch)
 	if err != nil {
@@ -121,7 +132,7 @@ func (m *Manager) PaychVoucherAt(ctx context.Context, ch address.Address, lane, 
 	if l.Refund != nil && l.Refund.Nonce == nonce {
 		return clone(l.Refund), nil
 	}
-	if cl := l.find(nonce); cl != nil && cl.Voucher != nil {
+	if cl := l.find(nonce); cl != nil && cl.Voucher != nil && cl.Voucher.Signature != nil {
 		return clone(cl.Voucher), nil
 	}
 	return nil, nil

@@ -18,7 +18,7 @@ import (
 // and the checksum of package durable; numbers are big-endian.
 const (
 	channelVersion = 3 // 1 had no lanes in the final result, 2 no nonces of them
-	laneVersion    = 1
+	laneVersion    = 2 // 1 knew no claims under points, and is written where there are none
 	messageVersion = 2 // 1 knew no replacements
 	historyVersion = 1
 	chainVersion   = 1
@@ -80,6 +80,17 @@ func (w *writer) voucher(sv *SignedVoucher) error {
 	}
 	binary.BigEndian.PutUint32(w.b[start:], uint32(size))
 	return nil
+}
+
+// pointLock is bytes of what EncodePointLock gives; none of them for nil.
+func (w *writer) pointLock(l *PointLock) error {
+	if l == nil {
+		w.bytes(nil)
+		return nil
+	}
+	raw, err := EncodePointLock(l)
+	w.bytes(raw)
+	return err
 }
 
 // reader takes fields from a record; after the first error all are zero.
@@ -150,6 +161,18 @@ func (r *reader) voucher() *SignedVoucher {
 		r.err = fmt.Errorf("%w: %w", errRecord, err)
 	}
 	return sv
+}
+
+func (r *reader) pointLock() *PointLock {
+	b := r.bytes()
+	if r.err != nil || len(b) == 0 {
+		return nil
+	}
+	l, err := DecodePointLock(b)
+	if err != nil {
+		r.err = fmt.Errorf("%w: %w", errRecord, err)
+	}
+	return l
 }
 
 // end reports the first error, or that something is left.
@@ -249,9 +272,16 @@ func decodeChannel(version byte, b []byte, rules *Rules) (*Channel, error) {
 	return c, r.end()
 }
 
-// encodeLane is a lane with its vouchers. One that is not signed yet is left
-// out: it never left, because the save that it waits for comes first.
-func encodeLane(l *Lane) ([]byte, error) {
+// encodeLane is a lane with its vouchers, and the version of the record. One that is not
+// signed yet is left out: it never left, because the save that it waits for comes first.
+// What nobody asked a point of, an older version reads.
+func encodeLane(l *Lane) (byte, []byte, error) {
+	version := byte(1)
+	for i := range l.Claims {
+		if l.Claims[i].Under != nil {
+			version = laneVersion
+		}
+	}
 	w := writer{b: make([]byte, 0, 768)}
 	w.u64(l.ID)
 	w.u64(l.Nonce)
@@ -262,7 +292,7 @@ func encodeLane(l *Lane) ([]byte, error) {
 		w.amount(v.Redeemed)
 	}
 	if err := w.voucher(l.Refund); err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	n := 0
 	for i := range l.Claims {
@@ -282,13 +312,18 @@ func encodeLane(l *Lane) ([]byte, error) {
 			w.b = append(w.b, cl.Secret[:]...)
 		}
 		if err := w.voucher(cl.Voucher); err != nil {
-			return nil, err
+			return 0, nil, err
+		}
+		if version > 1 {
+			if err := w.pointLock(cl.Under); err != nil {
+				return 0, nil, err
+			}
 		}
 	}
-	return w.b, nil
+	return version, w.b, nil
 }
 
-func decodeLane(b []byte) (*Lane, error) {
+func decodeLane(version byte, b []byte) (*Lane, error) {
 	r := reader{b: b}
 	l := newLane(r.u64())
 	l.Nonce, l.Agreed = r.u64(), r.amount()
@@ -314,7 +349,20 @@ func decodeLane(b []byte) (*Lane, error) {
 		if sv == nil {
 			return nil, fmt.Errorf("%w: claim without voucher", errRecord)
 		}
-		cl := claimOf(sv)
+		var under *PointLock
+		if version > 1 {
+			under = r.pointLock()
+		}
+		if r.err != nil {
+			return nil, r.err
+		}
+		if under != nil && (!sameBody(&under.Voucher, sv) || secret != nil && !under.opened(secret)) {
+			return nil, fmt.Errorf("%w: voucher or secret of another lock", errRecord)
+		}
+		if under == nil && sv.Signature == nil {
+			return nil, fmt.Errorf("%w: claim without a signature", errRecord)
+		}
+		cl := claimOf(sv, under)
 		cl.Amount, cl.Secret, cl.Voucher = amount, secret, sv
 		l.Claims = append(l.Claims, cl)
 	}

@@ -133,11 +133,11 @@ func (d *dirt) batch(c *Channel, b *durable.Batch) error {
 		put(channelKey(c.ID), channelVersion, encodeChannel(c))
 	}
 	for id := range d.lanes {
-		payload, err := encodeLane(c.Lanes[id])
+		version, payload, err := encodeLane(c.Lanes[id])
 		if err != nil {
 			return fmt.Errorf("encode lane %d: %w", id, err)
 		}
-		put(laneKey(c.ID, id), laneVersion, payload)
+		put(laneKey(c.ID, id), version, payload)
 	}
 	for i := range d.history {
 		payload, err := encodeEntry(&d.history[i])
@@ -183,11 +183,11 @@ func load(ctx context.Context, s *durable.Store, rules *Rules) (*loaded, error) 
 		return nil, err
 	}
 	err = s.Scan(ctx, dirLanes, "", func(key string, rec []byte) error {
-		_, payload, err := durable.Unseal(key, laneVersion, rec)
+		version, payload, err := durable.Unseal(key, laneVersion, rec)
 		if err != nil {
 			return err
 		}
-		l, err := decodeLane(payload)
+		l, err := decodeLane(version, payload)
 		if err != nil {
 			return fmt.Errorf("record %s: %w", key, err)
 		}

@@ -155,15 +155,19 @@ func (m *Manager) lookAt(ctx context.Context, a *account) error {
 	}
 	a.mu.Lock()
 	addr, since, curious := a.ch.Addr, a.ch.Deep.Height, a.ch.curious()
+	var under []*PointLock
+	if a.ch.Direction == PCHOutbound {
+		under = a.ch.closed()
+	}
 	a.mu.Unlock()
 	v, _, err := m.fetch(ctx, addr)
 	if err != nil {
 		return err
 	}
-	var secrets []tally.Preimage
+	var secrets []evSecret
 	if curious {
 		// Before the view, which forgets the locks that are done with.
-		if secrets, err = m.secrets(ctx, addr, since, v.Head.Height); err != nil {
+		if secrets, err = m.secrets(ctx, addr, since, v.Head.Height, under); err != nil {
 			return err
 		}
 	}
@@ -173,9 +177,9 @@ func (m *Manager) lookAt(ctx context.Context, a *account) error {
 		return a.broken
 	}
 	for _, s := range secrets {
-		fx, err := m.step(a, evSecret{Preimage: s})
+		fx, err := m.step(a, s)
 		if err == nil && fx.Lane > 0 {
-			m.notify(Notice{Kind: NoticeSecret, Channel: addr, Secret: &s})
+			m.notify(Notice{Kind: NoticeSecret, Channel: addr, Secret: &s.Preimage})
 		}
 	}
 	_, err = m.step(a, v)
@@ -233,24 +237,30 @@ func snapshotOf(height abi.ChainEpoch, st *actor.State, balance big.Int) snapsho
 	}
 }
 
-// secrets reads the preimages that were used on a channel.
-func (m *Manager) secrets(ctx context.Context, addr address.Address, from, to abi.ChainEpoch) ([]tally.Preimage, error) {
+// secrets reads the preimages that were used on a channel, and from the signatures the
+// secrets of our locks under points.
+func (m *Manager) secrets(ctx context.Context, addr address.Address, from, to abi.ChainEpoch, under []*PointLock) ([]evSecret, error) {
 	ctx, cancel := m.call(ctx)
 	defer cancel()
 	calls, err := m.chain.Calls(ctx, addr, max(from, 0), to)
 	if err != nil {
 		return nil, fmt.Errorf("paych: calls of %s: %w", addr, err)
 	}
-	var found []tally.Preimage
+	var found []evSecret
 	for i := range calls {
 		if calls[i].Method != actor.MethodUpdateChannelState || !calls[i].ExitCode.IsSuccess() {
 			continue
 		}
 		msg, code := actor.DecodeMsg(calls[i].Method, calls[i].Params)
-		if !code.IsSuccess() || msg.Update == nil || len(msg.Update.Secret) != tally.HashlockSize {
+		if !code.IsSuccess() || msg.Update == nil {
 			continue
 		}
-		found = append(found, tally.Preimage(msg.Update.Secret))
+		if len(msg.Update.Secret) == tally.HashlockSize {
+			found = append(found, evSecret{Preimage: tally.Preimage(msg.Update.Secret)})
+		}
+		if ev, ok := recovered(&msg.Update.Sv, under); ok {
+			found = append(found, ev)
+		}
 	}
 	return found, nil
 }

@@ -161,7 +161,8 @@ func (d *procs) slotVouchers(ctx context.Context, a, b *proc) ([]rpc.VoucherRow,
 }
 
 // addSlots counts what the vouchers of the slots say that pays the owner of the tab: of
-// each slot the last that needs no preimage, or that the chain has.
+// each slot the last that needs no secret, or that the chain has. One without a signature
+// is a lock under a point.
 func (t *Tab) addSlots(rows []rpc.VoucherRow) error {
 	type last struct {
 		nonce uint64
@@ -179,7 +180,7 @@ func (t *Tab) addSlots(rows []rpc.VoucherRow) error {
 			return fmt.Errorf("testnet: amount %q of a voucher", v.Amount)
 		}
 		here := last{v.Nonce, atto.Quo(atto, big.NewInt(1_000_000_000)).Int64()}
-		if (v.SecretHash == "" || v.Redeemed) && v.Nonce >= paid[v.Lane].nonce {
+		if (v.SecretHash == "" && v.Signature != "" || v.Redeemed) && v.Nonce >= paid[v.Lane].nonce {
 			paid[v.Lane] = here
 		}
 		if v.Redeemed && v.Nonce >= redeemed[v.Lane].nonce {

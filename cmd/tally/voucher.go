@@ -177,6 +177,8 @@ Origin says who gave them: given by us, received, or a refund that the payee sig
 						lock = "opened"
 					case v.SecretHash != "":
 						lock = "locked"
+					case v.Signature == "":
+						lock = "point" // its signature was given encrypted
 					}
 					t.add(v.Lane, v.Nonce, showFIL(v.Amount), v.Origin, v.Live, v.Redeemed, lock, v.Epoch, v.Voucher)
 				}

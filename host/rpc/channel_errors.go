@@ -62,6 +62,7 @@ const (
 	CodeChainBusy
 	CodeChannelOutbound
 	CodePointLock
+	CodePointWallet
 )
 
 // channelCodes documents them, in order.
@@ -118,6 +119,7 @@ var channelCodes = []CodeInfo{
 	{CodeChainBusy, "chain_busy", "too many messages of one sender are on their way", "try again later"},
 	{CodeChannelOutbound, "channel_outbound", "only the payee of a channel can do this", "use a channel that pays us: direction inbound in `tally channel ls`"},
 	{CodePointLock, "point_lock", "the lock is not the one that was agreed, and nothing may be done for it", "ask the payer for the lock again; the reason is in the message"},
+	{CodePointWallet, "point_wallet", "the wallet cannot sign under a point, so that this peer gives no point locks; it takes them", "use a wallet on this machine: wallet = \"local\" in config.toml"},
 }
 
 // channelCauses gives every error that package paych exports its code. An error
@@ -159,6 +161,7 @@ var channelCauses = []struct {
 	{paych.ErrExtra, CodeVoucherExtra},
 	{paych.ErrMerges, CodeVoucherMerges},
 	{paych.ErrPointLock, CodePointLock},
+	{paych.ErrPointWallet, CodePointWallet},
 	{paych.ErrLock, CodeVoucherLock},
 	{paych.ErrSecret, CodeVoucherSecret},
 	{paych.ErrTimeLock, CodeVoucherTimeLock},
