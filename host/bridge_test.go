@@ -287,7 +287,7 @@ func (r road) sumOfAll(ctx context.Context) (sum tally.Balance) {
 // TestBridgeClients: a client of one node pays a client of another over a node
 // between them, by STREAM and by PSK2. Each node that a packet passes keeps a fee.
 func TestBridgeClients(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	r := newBridgeRoad(ctx, t, 3, 1)
 	a, c := r[0], r[2]
@@ -324,7 +324,7 @@ func TestBridgeClients(t *testing.T) {
 
 // TestBridgeOneNode: two clients of one node, and a client and an endpoint of it.
 func TestBridgeOneNode(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	a := newBridgeRoad(ctx, t, 1, 2)[0]
 	alice, bob := a.join("alice"), a.join("bob")
@@ -349,7 +349,7 @@ func TestBridgeOneNode(t *testing.T) {
 // TestBridgeEndpoints: a client of one node pays endpoints of another, over STREAM
 // (suite 2) and PSK2 (suite 3), and no more than the token takes, all payers together.
 func TestBridgeEndpoints(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	r := newBridgeRoad(ctx, t, 3, 0)
 	a, c := r[0], r[2]
@@ -383,7 +383,7 @@ func TestBridgeEndpoints(t *testing.T) {
 // TestBridgeBounds: what a client may owe, what a tab has room for, and amounts that
 // nothing holds.
 func TestBridgeBounds(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	r := newBridgeRoad(ctx, t, 2, 0)
 	alice, bob := r[0].join("alice"), r[1].join("bob")
@@ -458,7 +458,7 @@ func (w *wayfarer) restart(ctx context.Context, neighbours ...*wayfarer) {
 // refused when it comes back: a hop would otherwise be paid with the client's own
 // packet.
 func TestBridgeRestart(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	r := newBridgeRoad(ctx, t, 3, 0)
 	a, c := r[0], r[2]

@@ -48,7 +48,7 @@ func (n *testChain) mined(what string, fn func() bool) {
 
 func newAdvertised(t *testing.T) *advertised {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	a := &advertised{chain: startNet(t, filepath.Join(t.TempDir(), "net"))}
 	t.Cleanup(a.chain.stop)
@@ -288,7 +288,7 @@ func TestNewsOfANeighbour(t *testing.T) {
 func TestPrivateEdges(t *testing.T) {
 	for word, adverts := range map[string]int{repo.AdvertiseTabs: 1, repo.AdvertiseChannels: 1, repo.AdvertiseNothing: 0} {
 		t.Run(word, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			a, stopA := startDaemon(t, newRepo(t), func(c *repo.Config) { c.Advertise = word })
 			defer stopA()

@@ -8,7 +8,6 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -71,7 +70,7 @@ func TestDaemonsServeQueryAndRemember(t *testing.T) {
 	dirA, dirB := newRepo(t), newRepo(t)
 	a, stopA := startDaemon(t, dirA, nil)
 	b, stopB := startDaemon(t, dirB, nil)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 
 	messages := make([]rpc.Message, 45)
@@ -140,7 +139,7 @@ func TestTheOperatorsBlockHoldsOverARestart(t *testing.T) {
 	a, stopA := startDaemon(t, dirA, nil)
 	b, stopB := startDaemon(t, dirB, nil)
 	defer stopB()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	other := addrInfo(t, b)
 	if err := a.PeerBlock(ctx, other.ID); err != nil {

@@ -15,7 +15,7 @@ import (
 // payee is away, holder and payee one when it comes. What nobody takes goes back without
 // a message on the chain.
 func TestHoldUnderLocks(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	// Holds are long: a settle delay of half an hour.
 	n := newLockNetWith(ctx, t, 3, 20_000, func(i int, c *host.Config) {

@@ -82,7 +82,7 @@ func (a *absent) gained(ctx context.Context, payer, holder, payee tally.Balance)
 // The payer pays and goes, the holder is restarted, the payee comes and is paid, and
 // the payer learns it when it is back.
 func TestHoldForAPayeeThatIsAway(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	a := newAbsent(t)
 	a.payer.meet(ctx, a.holder)
@@ -136,7 +136,7 @@ func TestHoldForAPayeeThatIsAway(t *testing.T) {
 // What nobody takes goes back, and costs the price of the holding alone; so does what
 // the payer calls back.
 func TestHoldThatNobodyTakes(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	a := newAbsent(t)
 	a.payer.meet(ctx, a.holder)

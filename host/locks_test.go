@@ -153,7 +153,7 @@ func (n *lockNet) paid(ctx context.Context, from int) tally.Amount {
 // Hub and spoke: what is far above the tabs goes from payer to payee under locks, over
 // a hub that has a channel with both. The tabs stay as they were.
 func TestLockedPaymentOverAHub(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	n := newLockNet(ctx, t, 1, 3)
 	n.open(ctx)
@@ -186,7 +186,7 @@ func TestLockedPaymentOverAHub(t *testing.T) {
 // they come back with their CANCELs, although their money is bound until their end; it
 // takes another, and they are paid.
 func TestHeldLocks(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	n := newLockNet(ctx, t, 1, 3)
 	n.open(ctx)

@@ -14,7 +14,7 @@ import (
 // one and goes, the payer buys a voucher for more than its tab carries, so that what pays
 // for it goes under a lock, and the payee has it when it is back.
 func TestMailOverTheTabsChannels(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	n := newLockNetWith(ctx, t, 3, 4000, func(i int, c *host.Config) {
 		c.Holds = &host.HoldsConfig{Policy: hold.Policy{Offer: i == 1, PriceBase: 2}}

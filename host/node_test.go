@@ -17,6 +17,10 @@ import (
 	"github.com/tallystick/tally/swap"
 )
 
+// patience is how long a test waits for what has to happen. Nothing waits for it to
+// pass.
+const patience = 3 * time.Minute
+
 func newHost(t testing.TB) host.Host {
 	t.Helper()
 	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableRelay(), libp2p.DisableMetrics())
@@ -60,7 +64,7 @@ func messageFile(n int) *bytes.Reader {
 
 func connectNodes(t testing.TB, a, b *Node) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if err := a.Host().Connect(ctx, peer.AddrInfo{ID: b.Host().ID(), Addrs: b.Host().Addrs()}); err != nil {
 		t.Fatal(err)
@@ -78,7 +82,7 @@ func TestQueryIsBookedOnBothSides(t *testing.T) {
 		t.Fatal(err)
 	}
 	connectNodes(t, a, b)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	got := 0
 	res, err := a.Query(ctx, b.Host().ID(), storenet.Query{PageSize: 20}, func(*storenet.Message) error { got++; return nil })

@@ -112,7 +112,7 @@ func (n *packetNode) id() peer.ID { return n.host.ID() }
 
 func (n *packetNode) meet(with *packetNode) {
 	n.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	n.must(n.host.Connect(ctx, peer.AddrInfo{ID: with.id(), Addrs: with.host.Addrs()}))
 	n.must(n.book.WaitSession(ctx, with.id()))
@@ -215,7 +215,7 @@ func TestPacketsOverTwoHops(t *testing.T) {
 	payee := newPacketNode(t, g, forward.Rules{})
 	payer.meet(hop)
 	hop.meet(payee)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 
 	res, err := payer.engine.SendWait(ctx, packetTo(payee, hop, 30))

@@ -83,7 +83,7 @@ func (d *diamond) gained(ctx context.Context, want [4]tally.Balance) {
 
 // One payment of more than any way carries arrives in parts over two ways.
 func TestPaymentOverADiamond(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	d := newDiamond(ctx, t, 1)
 	i := d.payee.invoice(ctx, 300)
@@ -109,7 +109,7 @@ func TestPaymentOverADiamond(t *testing.T) {
 // With one hop gone what fits goes over the other, and what no ways carry is not
 // begun.
 func TestPaymentWithADeadWay(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	d := newDiamond(ctx, t, 1)
 	large, small := d.payee.invoice(ctx, 500), d.payee.invoice(ctx, 120)
@@ -117,6 +117,8 @@ func TestPaymentWithADeadWay(t *testing.T) {
 	if err := d.payee.libp2p.Network().ClosePeer(d.hops[0].id()); err != nil {
 		t.Fatal(err)
 	}
+	// What a hop has sent into a session that is over waits for the next session.
+	until(ctx, t, "the hop sees that the payee is gone", func() bool { return !d.hops[0].HasPackets(d.payee.id()) })
 	r, err := d.payer.pays().Pay(ctx, payments.PayRequest{Invoice: large})
 	if !errors.Is(err, payments.ErrNoRoute) || len(r.Parts) != 0 {
 		t.Fatalf("500 over two ways of 200: %v: %+v", err, r)
@@ -132,7 +134,7 @@ func TestPaymentWithADeadWay(t *testing.T) {
 
 // The commands of the mail between real nodes: parts of one's own, by hand.
 func TestPartsByHand(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	d := newDiamond(ctx, t, 0)
 	i := d.payee.invoice(ctx, 100)
@@ -185,7 +187,7 @@ func TestNoPayments(t *testing.T) {
 // A payer that knows nobody near the payee finds the way by the adverts of those
 // between them.
 func TestPaymentByAdverts(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var row []*wayfarer
 	for i := range 5 {
@@ -217,7 +219,7 @@ func TestPaymentByAdverts(t *testing.T) {
 // Where nobody tells of its edges, the hints of an invoice alone lead to its payee: over
 // the payee's own neighbours, and no further.
 func TestPaymentByAHintAlone(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var row []*wayfarer
 	for i := range 4 {
@@ -238,7 +240,7 @@ func TestPaymentByAHintAlone(t *testing.T) {
 // What is new travels at once, neighbour by neighbour: nobody waits until it is time to
 // ask again.
 func TestNewsTravel(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	const nodes = 4
 	var line [nodes]*wayfarer

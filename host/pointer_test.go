@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"testing"
-	"time"
 
 	"github.com/tallystick/tally"
 	"github.com/tallystick/tally/host"
@@ -19,7 +18,7 @@ import (
 // A push is with each payer; an invoice and a voucher are one amount for all who
 // come, over restarts.
 func TestPointers(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	r := newBridgeRoad(ctx, t, 3, 1)
 	payer, shop := r[0], r[2]

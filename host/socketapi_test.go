@@ -15,7 +15,7 @@ import (
 
 // Two daemons on their repos, as the RPC sees them: URIs, sockets, events, codes.
 func TestSocketsOfDaemons(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	change := func(c *repo.Config) { c.SocketPushMax = 500 }
 	alice, stopAlice := startDaemon(t, newRepo(t), change)

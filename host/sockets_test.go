@@ -25,6 +25,10 @@ import (
 	"github.com/tallystick/tally/protocols/socketnet"
 )
 
+// patience is how long a test waits for what has to happen. Nothing waits for it to
+// pass.
+const patience = 3 * time.Minute
+
 // wayfarer is a whole node as an embedder runs it: its host, and its books in a
 // folder.
 type wayfarer struct {
@@ -268,7 +272,7 @@ func TestUseCases(t *testing.T) {
 	for _, between := range []int{0, 1, 3} {
 		t.Run(fmt.Sprintf("over %d", between), func(t *testing.T) {
 			t.Parallel()
-			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			defer cancel()
 			r := newRoad(ctx, t, between, 0)
 			var moved tally.Balance
@@ -307,7 +311,7 @@ func TestUseCases(t *testing.T) {
 // Fees are what the nodes in between keep: a refund pays them both ways, and what
 // the ends lack is what those have.
 func TestUseCasesWithFees(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	r := newRoad(ctx, t, 1, 1)
 	grant := paystream.Grant{Use: paystream.UsePush, Min: at(0), Max: paystream.NoMax, Refunds: true}
@@ -332,7 +336,7 @@ func TestUseCasesWithFees(t *testing.T) {
 
 // Without a URI a peer gets what the node gives to anybody: pushes, and no more.
 func TestOpenWithoutURI(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	payer := newWayfarer(t, host.Config{})
 	payee := newWayfarer(t, host.Config{Sockets: &host.SocketsConfig{PushMax: 50}})
@@ -364,7 +368,7 @@ func TestOpenWithoutURI(t *testing.T) {
 
 // The key of the tokens outlives a restart, and a gift cannot be had twice.
 func TestGiftOverRestart(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
 	must(t, err)
