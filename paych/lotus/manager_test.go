@@ -16,10 +16,12 @@ import (
 // TestManagers runs two channel managers on one embedded chain, through this
 // client: one pays, the other redeems, and both find their money.
 func TestManagers(t *testing.T) {
-	// Long enough that a busy machine is no hostile payer.
-	chain := newChain(t, devnet.Config{BlockTime: 10 * time.Millisecond, SettleDelay: 300, Finality: 3})
+	// Long enough that a busy machine is no hostile payer: the rest of it is made by
+	// command.
+	const settleDelay = 1500
+	chain := newChain(t, devnet.Config{BlockTime: 10 * time.Millisecond, SettleDelay: settleDelay, Finality: 3})
 	n := serve(t, chain, "")
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	ok := func(err error) {
 		t.Helper()
@@ -74,7 +76,15 @@ func TestManagers(t *testing.T) {
 	c := open(t, n.addr, lotus.Config{})
 	heads, err := c.Heads(ctx)
 	ok(err)
+	submitted := false
 	for range heads {
+		if !submitted {
+			s, _, err := c.Channel(ctx, ch, 0)
+			ok(err)
+			if submitted = s.ToSend.Equals(fil(4)); submitted {
+				ok(chain.Mine(ctx, settleDelay))
+			}
+		}
 		got, err := c.Balance(ctx, to)
 		ok(err)
 		if got.Equals(fil(104)) {
