@@ -70,8 +70,10 @@ func (c *demoChain) fund(ctx context.Context, payer, payee *host.Node) error {
 	return err
 }
 
-// finish has the payee settle and collect the channel, as an operator would who
-// wants the money, and compares the chain with the cheques.
+// finish has the payee submit its voucher, settle and collect the channel, as an
+// operator would who wants the money, and compares the chain with the cheques. Its
+// watcher would submit the voucher as well, but a busy machine may take longer than
+// this chain lets a channel settle.
 func (c *demoChain) finish(ctx context.Context, d *demo, r *DemoResult) error {
 	channels := d.server.Channels().Manager
 	list, err := channels.PaychList(ctx)
@@ -86,6 +88,9 @@ func (c *demoChain) finish(ctx context.Context, d *demo, r *DemoResult) error {
 			return err
 		}
 		d.opt.Progress(DemoProgress{Stage: StageSettle})
+		if _, err := d.server.Settler().Cashout(ctx, d.client.Host().ID(), 0); err != nil {
+			return fmt.Errorf("testnet: submit the voucher of the last cheque: %w", err)
+		}
 		if _, err := channels.PaychSettle(ctx, list[0]); err != nil {
 			return fmt.Errorf("testnet: settle the channel: %w", err)
 		}
