@@ -66,7 +66,7 @@ func startDaemon(t *testing.T) string {
 	served := make(chan struct{})
 	go func() { defer close(served); _ = server.Serve(l) }() // ends with Shutdown below
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := errors.Join(server.Shutdown(ctx), d.Close(ctx), r.Close()); err != nil {
 			t.Error(err)

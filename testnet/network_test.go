@@ -54,7 +54,7 @@ func rows(n *Network, a, b string) (swap.Row, swap.Row) {
 // agree waits until the two books do.
 func agree(t testing.TB, n *Network, a, b string) (swap.Row, swap.Row) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	pa, pb := must(n.Peer(a)), must(n.Peer(b))
 	for {
@@ -81,7 +81,7 @@ func TestKilledPeerComesBack(t *testing.T) {
 			t.Run(fmt.Sprintf("%s %s", kind, victim), func(t *testing.T) {
 				n := newTestNetwork(t, NetworkConfig{})
 				addPeers(t, n, PeerConfig{Store: kind}, "a", "b")
-				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 				defer cancel()
 				b := must(n.Peer("b"))
 				if _, err := must(b.Node()).Import(ctx, bytes.NewReader(messageLines(500)), nil); err != nil {
