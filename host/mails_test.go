@@ -16,16 +16,16 @@ import (
 func TestMailOverTheTabsChannels(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	n := newLockNetWith(ctx, t, 3, 4000, func(i int, c *host.Config) {
+	n := newLockNetWith(ctx, t, 3, 20_000, func(i int, c *host.Config) {
 		c.Holds = &host.HoldsConfig{Policy: hold.Policy{Offer: i == 1, PriceBase: 2}}
 	})
 	n.open(ctx)
 	payer, holder, payee := n.nodes[0], n.nodes[1], n.nodes[2]
-	st, err := payee.held().Room(ctx, hold.RoomRequest{Holder: holder.id(), Payer: payer.id(), Room: 2000, Time: 3 * time.Minute})
+	st, err := payee.held().Room(ctx, hold.RoomRequest{Holder: holder.id(), Payer: payer.id(), Room: 2000, Time: 20 * time.Minute})
 	if err != nil || !st.Given || st.Total != 150 {
 		t.Fatalf("%+v %v", st, err)
 	}
-	order := hold.BuyRequest{Holder: holder.id(), Payee: payee.id(), Amount: 1500, Time: 2 * time.Minute, MaxPrice: 2}
+	order := hold.BuyRequest{Holder: holder.id(), Payee: payee.id(), Amount: 1500, Time: 10 * time.Minute, MaxPrice: 2}
 	var got hold.Bought
 	away := false
 	n.until(ctx, "the guard", func() bool {
