@@ -217,19 +217,19 @@ func (p *Packet) Reset() {
 // Append encodes p behind dst: the bytes that protobuf's own encoder makes of the
 // same message, with the frames in the order of their numbers.
 func (p *Packet) Append(dst []byte) []byte {
-	dst = appendUint(dst, 1, uint64(p.Kind))
-	dst = appendUint(dst, 2, p.RequestID)
-	dst = appendUint(dst, 3, uint64(p.Amount))
-	dst = appendUint(dst, 4, uint64(p.Sent))
-	dst = appendUint(dst, 5, uint64(p.Code))
+	dst = pbfield.AppendUint(dst, 1, uint64(p.Kind))
+	dst = pbfield.AppendUint(dst, 2, p.RequestID)
+	dst = pbfield.AppendUint(dst, 3, uint64(p.Amount))
+	dst = pbfield.AppendUint(dst, 4, uint64(p.Sent))
+	dst = pbfield.AppendUint(dst, 5, uint64(p.Code))
 	if p.Has&HasOpen != 0 {
 		var at mark
 		dst, at = beginFrame(dst, frameOpen)
 		dst = appendBytes(dst, 1, p.Open.Asset)
-		dst = appendUint(dst, 2, uint64(p.Open.Suite))
-		dst = appendUint(dst, 3, uint64(p.Open.Idle))
+		dst = pbfield.AppendUint(dst, 2, uint64(p.Open.Suite))
+		dst = pbfield.AppendUint(dst, 3, uint64(p.Open.Idle))
 		for _, id := range p.Open.Via() {
-			dst = appendAlways(dst, 4, id)
+			dst = pbfield.AppendBytes(dst, 4, id)
 		}
 		dst = endFrame(dst, at)
 	}
@@ -237,46 +237,46 @@ func (p *Packet) Append(dst []byte) []byte {
 		var at mark
 		dst, at = beginFrame(dst, frameState)
 		t := &p.State.Totals
-		dst = appendUint(dst, 1, p.State.Seq)
-		dst = appendUint(dst, 2, p.State.Seen)
-		dst = appendUint(dst, 3, uint64(t.Expected))
-		dst = appendUint(dst, 4, uint64(t.Wanted.N))
+		dst = pbfield.AppendUint(dst, 1, p.State.Seq)
+		dst = pbfield.AppendUint(dst, 2, p.State.Seen)
+		dst = pbfield.AppendUint(dst, 3, uint64(t.Expected))
+		dst = pbfield.AppendUint(dst, 4, uint64(t.Wanted.N))
 		dst = appendBool(dst, 5, t.Wanted.Open)
-		dst = appendUint(dst, 6, uint64(t.Offer.N))
+		dst = pbfield.AppendUint(dst, 6, uint64(t.Offer.N))
 		dst = appendBool(dst, 7, t.Offer.Open)
-		dst = appendUint(dst, 8, uint64(p.State.Received))
+		dst = pbfield.AppendUint(dst, 8, uint64(p.State.Received))
 		dst = endFrame(dst, at)
 	}
 	for i := range p.Proposals {
 		f := &p.Proposals[i]
 		var at mark
 		dst, at = beginFrame(dst, frameProposal)
-		dst = appendAlways(dst, 1, f.ID[:])
-		dst = appendUint(dst, 2, protowire.EncodeZigZag(f.MinDelta))
-		dst = appendUint(dst, 3, protowire.EncodeZigZag(f.MaxDelta))
+		dst = pbfield.AppendBytes(dst, 1, f.ID[:])
+		dst = pbfield.AppendUint(dst, 2, protowire.EncodeZigZag(f.MinDelta))
+		dst = pbfield.AppendUint(dst, 3, protowire.EncodeZigZag(f.MaxDelta))
 		dst = appendBytes(dst, 4, f.Memo)
 		dst = endFrame(dst, at)
 	}
 	for i := range p.Replies {
 		var at mark
 		dst, at = beginFrame(dst, frameProposalReply)
-		dst = appendAlways(dst, 1, p.Replies[i].ID[:])
+		dst = pbfield.AppendBytes(dst, 1, p.Replies[i].ID[:])
 		dst = appendBool(dst, 2, p.Replies[i].Accepted)
 		dst = endFrame(dst, at)
 	}
 	for _, f := range p.Money {
 		var at mark
 		dst, at = beginFrame(dst, frameMoney)
-		dst = appendUint(dst, 1, f.Stream)
-		dst = appendUint(dst, 2, f.Shares)
+		dst = pbfield.AppendUint(dst, 1, f.Stream)
+		dst = pbfield.AppendUint(dst, 2, f.Shares)
 		dst = endFrame(dst, at)
 	}
 	for i := range p.Data {
 		f := &p.Data[i]
 		var at mark
 		dst, at = beginFrame(dst, frameData)
-		dst = appendUint(dst, 1, f.Stream)
-		dst = appendUint(dst, 2, f.Offset)
+		dst = pbfield.AppendUint(dst, 1, f.Stream)
+		dst = pbfield.AppendUint(dst, 2, f.Offset)
 		dst = appendBytes(dst, 3, f.Data)
 		dst = appendBool(dst, 4, f.Fin)
 		dst = endFrame(dst, at)
@@ -284,8 +284,8 @@ func (p *Packet) Append(dst []byte) []byte {
 	for _, f := range p.Credits {
 		var at mark
 		dst, at = beginFrame(dst, frameCredit)
-		dst = appendUint(dst, 1, f.Stream)
-		dst = appendUint(dst, 2, f.Limit)
+		dst = pbfield.AppendUint(dst, 1, f.Stream)
+		dst = pbfield.AppendUint(dst, 2, f.Limit)
 		dst = appendBool(dst, 3, f.End)
 		dst = endFrame(dst, at)
 	}
@@ -293,7 +293,7 @@ func (p *Packet) Append(dst []byte) []byte {
 		var at mark
 		dst, at = beginFrame(dst, frameNewAddress)
 		for _, id := range p.NewAddress.Via() {
-			dst = appendAlways(dst, 1, id)
+			dst = pbfield.AppendBytes(dst, 1, id)
 		}
 		dst = endFrame(dst, at)
 	}
@@ -301,59 +301,48 @@ func (p *Packet) Append(dst []byte) []byte {
 		var at mark
 		dst, at = beginFrame(dst, frameAssetDetails)
 		dst = appendBytes(dst, 1, p.AssetDetails.Code)
-		dst = appendUint(dst, 2, uint64(p.AssetDetails.Scale))
+		dst = pbfield.AppendUint(dst, 2, uint64(p.AssetDetails.Scale))
 		dst = endFrame(dst, at)
 	}
 	for i := range p.Receipts {
 		f := &p.Receipts[i]
 		var at mark
 		dst, at = beginFrame(dst, frameReceipt)
-		dst = appendAlways(dst, 1, f.Nonce[:])
-		dst = appendUint(dst, 2, uint64(f.Total))
-		dst = appendUint(dst, 3, f.Time)
+		dst = pbfield.AppendBytes(dst, 1, f.Nonce[:])
+		dst = pbfield.AppendUint(dst, 2, uint64(f.Total))
+		dst = pbfield.AppendUint(dst, 3, f.Time)
 		dst = appendBytes(dst, 4, f.Signature)
 		dst = endFrame(dst, at)
 	}
 	if p.Has&HasClose != 0 {
 		var at mark
 		dst, at = beginFrame(dst, frameClose)
-		dst = appendUint(dst, 1, uint64(p.Close.Code))
-		dst = appendUint(dst, 2, uint64(p.Close.Sent))
-		dst = appendUint(dst, 3, uint64(p.Close.Received))
+		dst = pbfield.AppendUint(dst, 1, uint64(p.Close.Code))
+		dst = pbfield.AppendUint(dst, 2, uint64(p.Close.Sent))
+		dst = pbfield.AppendUint(dst, 3, uint64(p.Close.Received))
 		dst = endFrame(dst, at)
 	}
 	for i := range p.Requests {
 		var at mark
 		dst, at = beginFrame(dst, frameReceiptRequest)
-		dst = appendAlways(dst, 1, p.Requests[i].Nonce[:])
+		dst = pbfield.AppendBytes(dst, 1, p.Requests[i].Nonce[:])
 		dst = endFrame(dst, at)
 	}
 	return appendBool(dst, 7, p.Again)
-}
-
-func appendUint(dst []byte, num protowire.Number, v uint64) []byte {
-	if v == 0 {
-		return dst
-	}
-	return protowire.AppendVarint(protowire.AppendTag(dst, num, protowire.VarintType), v)
 }
 
 func appendBool(dst []byte, num protowire.Number, v bool) []byte {
 	if !v {
 		return dst
 	}
-	return appendUint(dst, num, 1)
+	return pbfield.AppendUint(dst, num, 1)
 }
 
 func appendBytes(dst []byte, num protowire.Number, b []byte) []byte {
 	if len(b) == 0 {
 		return dst
 	}
-	return appendAlways(dst, num, b)
-}
-
-func appendAlways(dst []byte, num protowire.Number, b []byte) []byte {
-	return protowire.AppendBytes(protowire.AppendTag(dst, num, protowire.BytesType), b)
+	return pbfield.AppendBytes(dst, num, b)
 }
 
 // mark is where a frame began: its two lengths are written once they are known.
@@ -362,24 +351,33 @@ type mark struct {
 	num protowire.Number
 }
 
+// frameHead is the length of two tags and two lengths of a byte each, which are those
+// of Frame and of its kind. A longer body is moved.
+const frameHead = 4
+
 func beginFrame(dst []byte, num protowire.Number) ([]byte, mark) {
-	return dst, mark{at: len(dst), num: num}
+	return append(dst, make([]byte, frameHead)...), mark{at: len(dst), num: num}
 }
 
-// endFrame puts the tags and lengths of Frame and of its kind before the body.
+// endFrame writes the tags and lengths before the body.
 func endFrame(dst []byte, m mark) []byte {
-	body := len(dst) - m.at
-	inner := protowire.SizeTag(m.num) + protowire.SizeBytes(body)
-	var head [2 * (1 + 5)]byte // two tags of a byte, two lengths
-	h := protowire.AppendTag(head[:0], 6, protowire.BytesType)
+	body := len(dst) - m.at - frameHead
+	inner := 1 + protowire.SizeBytes(body)
+	var long [2 * (1 + 5)]byte
+	h := append(long[:0], tagFrame)
 	h = protowire.AppendVarint(h, uint64(inner))
-	h = protowire.AppendTag(h, m.num, protowire.BytesType)
+	h = append(h, byte(m.num<<3)|byte(protowire.BytesType))
 	h = protowire.AppendVarint(h, uint64(body))
-	dst = append(dst, h...)
-	copy(dst[m.at+len(h):], dst[m.at:m.at+body])
+	if more := len(h) - frameHead; more > 0 {
+		dst = append(dst, h[:more]...) // room
+		copy(dst[m.at+len(h):], dst[m.at+frameHead:])
+	}
 	copy(dst[m.at:], h)
 	return dst
 }
+
+// tagFrame is the tag of a frame in a packet, field 6.
+const tagFrame = 6<<3 | byte(protowire.BytesType)
 
 // Decode fills p from b. Unknown fields and frames are skipped; a second one of a
 // single frame, a number out of its range or a length out of its bound is
@@ -390,24 +388,20 @@ func (p *Packet) Decode(b []byte) error {
 		return ErrFrame
 	}
 	frames := 0
-	for len(b) > 0 {
-		f, rest, err := nextField(b)
-		if err != nil {
-			return err
-		}
-		b = rest
-		switch f.Num {
+	r := reader{rest: b}
+	for r.next() {
+		switch r.Num {
 		case 1:
-			p.Kind = Kind(f.small(&err, uint64(KindReject)))
+			p.Kind = Kind(r.small(uint64(KindReject)))
 		case 2:
-			p.RequestID = f.uint(&err)
+			p.RequestID = r.uint()
 		case 3:
-			p.Amount = tally.Amount(f.small(&err, math.MaxInt64))
+			p.Amount = r.amount()
 		case 4:
-			p.Sent = tally.Amount(f.small(&err, math.MaxInt64))
+			p.Sent = r.amount()
 		case 5:
 			// A code of a later version is a refusal like any other.
-			if c := f.uint(&err); c <= uint64(CodeClosed) {
+			if c := r.uint(); c <= uint64(CodeClosed) {
 				p.Code = Code(c)
 			} else {
 				p.Code = CodeRefused
@@ -416,317 +410,325 @@ func (p *Packet) Decode(b []byte) error {
 			if frames++; frames > maxFrames {
 				return ErrFrame
 			}
-			err = p.decodeFrame(f.bytes(&err, MaxInner), err)
+			r.bad = !p.decodeFrame(r.bytes(MaxInner)) || r.bad
 		case 7:
-			p.Again = f.uint(&err) != 0
-		}
-		if err != nil {
-			return err
+			p.Again = r.bool()
 		}
 	}
-	if p.Kind < KindPrepare {
+	if r.bad || p.Kind < KindPrepare {
 		return ErrFrame
 	}
 	return nil
 }
 
-func (p *Packet) decodeFrame(b []byte, err error) error {
-	if err != nil {
-		return err
-	}
-	for known := false; len(b) > 0; {
-		f, rest, err := nextField(b)
-		if err != nil {
-			return err
-		}
-		b = rest
-		if f.Num < frameOpen || f.Num > frameReceiptRequest {
+// decodeFrame reads a frame; false where it is malformed.
+func (p *Packet) decodeFrame(b []byte) bool {
+	r := reader{rest: b}
+	for known := false; r.next(); {
+		if r.Num < frameOpen || r.Num > frameReceiptRequest {
 			continue
 		}
 		if known {
-			return ErrFrame // a oneof has one member
+			return false // a oneof has one member
 		}
 		known = true
-		body := f.bytes(&err, MaxInner)
-		if err == nil {
-			err = p.decodeKind(f.Num, body)
-		}
-		if err != nil {
-			return err
+		kind := r.Num
+		if body := r.bytes(MaxInner); !r.bad {
+			r.bad = !p.decodeKind(kind, body)
 		}
 	}
-	return nil
+	return !r.bad
 }
 
 // single notes a frame that may be there once.
-func (p *Packet) single(h Has) error {
-	if p.Has&h != 0 {
-		return ErrFrame
-	}
+func (p *Packet) single(h Has) bool {
+	again := p.Has&h != 0
 	p.Has |= h
-	return nil
+	return !again
 }
 
-func (p *Packet) decodeKind(num protowire.Number, b []byte) error {
+// decodeKind reads the body of a frame. A frame whose id is missing is malformed, because
+// nothing could answer it.
+func (p *Packet) decodeKind(num protowire.Number, b []byte) bool {
+	none := [16]byte{}
 	switch num {
 	case frameOpen:
-		p.Open = OpenFrame{}
-		return errors.Join(p.single(HasOpen), eachField(b, p.Open.field))
+		return p.single(HasOpen) && p.Open.decode(b)
 	case frameState:
-		p.State = StateFrame{}
-		return errors.Join(p.single(HasState), eachField(b, p.State.field))
+		return p.single(HasState) && p.State.decode(b)
 	case frameNewAddress:
-		p.NewAddress = ViaFrame{}
-		return errors.Join(p.single(HasNewAddress), eachField(b, p.NewAddress.field))
+		return p.single(HasNewAddress) && p.NewAddress.decode(b)
 	case frameAssetDetails:
-		p.AssetDetails = AssetFrame{}
-		return errors.Join(p.single(HasAssetDetails), eachField(b, p.AssetDetails.field))
+		return p.single(HasAssetDetails) && p.AssetDetails.decode(b)
 	case frameClose:
-		p.Close = CloseFrame{}
-		return errors.Join(p.single(HasClose), eachField(b, p.Close.field))
+		return p.single(HasClose) && p.Close.decode(b)
 	case frameProposal:
-		p.Proposals = append(p.Proposals, ProposalFrame{})
-		f := &p.Proposals[len(p.Proposals)-1]
-		return needID(eachField(b, f.field), f.ID)
+		f := grown(&p.Proposals)
+		return f.decode(b) && f.ID != none
 	case frameProposalReply:
-		p.Replies = append(p.Replies, ProposalReplyFrame{})
-		f := &p.Replies[len(p.Replies)-1]
-		return needID(eachField(b, f.field), f.ID)
+		f := grown(&p.Replies)
+		return f.decode(b) && f.ID != none
 	case frameMoney:
-		p.Money = append(p.Money, MoneyFrame{})
-		return eachField(b, p.Money[len(p.Money)-1].field)
+		return grown(&p.Money).decode(b)
 	case frameData:
-		p.Data = append(p.Data, DataFrame{})
-		return eachField(b, p.Data[len(p.Data)-1].field)
+		return grown(&p.Data).decode(b)
 	case frameCredit:
-		p.Credits = append(p.Credits, CreditFrame{})
-		return eachField(b, p.Credits[len(p.Credits)-1].field)
+		return grown(&p.Credits).decode(b)
 	case frameReceipt:
-		p.Receipts = append(p.Receipts, ReceiptFrame{})
-		f := &p.Receipts[len(p.Receipts)-1]
-		return needID(eachField(b, f.field), f.Nonce)
+		f := grown(&p.Receipts)
+		return f.decode(b) && f.Nonce != none
 	default:
-		p.Requests = append(p.Requests, ReceiptRequestFrame{})
-		f := &p.Requests[len(p.Requests)-1]
-		return needID(eachField(b, f.field), f.Nonce)
+		f := grown(&p.Requests)
+		return f.decode(b) && f.Nonce != none
 	}
 }
 
-// needID refuses a frame whose id is missing: nothing could answer it.
-func needID(err error, id [16]byte) error {
-	if err == nil && id == [16]byte{} {
-		return ErrFrame
-	}
-	return err
+// grown adds an empty frame to a list.
+func grown[F any](list *[]F) *F {
+	*list = append(*list, *new(F))
+	return &(*list)[len(*list)-1]
 }
 
-func (o *OpenFrame) field(f field) (err error) {
-	switch f.Num {
-	case 1:
-		o.Asset = f.bytes(&err, maxAsset)
-	case 2:
-		o.Suite = uint32(f.small(&err, math.MaxUint32))
-	case 3:
-		o.Idle = uint32(f.small(&err, math.MaxUint32))
-	case 4:
-		if id := f.bytes(&err, maxPeerID); err == nil && !o.Add(id) {
-			return ErrFrame
+func (o *OpenFrame) decode(b []byte) bool {
+	*o = OpenFrame{}
+	r := reader{rest: b}
+	for r.next() {
+		switch r.Num {
+		case 1:
+			o.Asset = r.bytes(maxAsset)
+		case 2:
+			o.Suite = uint32(r.small(math.MaxUint32))
+		case 3:
+			o.Idle = uint32(r.small(math.MaxUint32))
+		case 4:
+			r.bad = !o.Add(r.bytes(maxPeerID))
 		}
 	}
-	return err
+	return !r.bad
 }
 
-func (v *ViaFrame) field(f field) (err error) {
-	if f.Num == 1 {
-		if id := f.bytes(&err, maxPeerID); err == nil && !v.Add(id) {
-			return ErrFrame
+func (v *ViaFrame) decode(b []byte) bool {
+	*v = ViaFrame{}
+	r := reader{rest: b}
+	for r.next() {
+		if r.Num == 1 {
+			r.bad = !v.Add(r.bytes(maxPeerID))
 		}
 	}
-	return err
+	return !r.bad
 }
 
-func (s *StateFrame) field(f field) (err error) {
+func (s *StateFrame) decode(b []byte) bool {
+	*s = StateFrame{}
+	r := reader{rest: b}
 	t := &s.Totals
-	switch f.Num {
-	case 1:
-		s.Seq = f.uint(&err)
-	case 2:
-		s.Seen = f.uint(&err)
-	case 3:
-		t.Expected = tally.Amount(f.small(&err, math.MaxInt64))
-	case 4:
-		t.Wanted.N = tally.Amount(f.small(&err, math.MaxInt64))
-	case 5:
-		t.Wanted.Open = f.uint(&err) != 0
-	case 6:
-		t.Offer.N = tally.Amount(f.small(&err, math.MaxInt64))
-	case 7:
-		t.Offer.Open = f.uint(&err) != 0
-	case 8:
-		s.Received = tally.Amount(f.small(&err, math.MaxInt64))
-	}
-	return err
-}
-
-func (p *ProposalFrame) field(f field) (err error) {
-	switch f.Num {
-	case 1:
-		f.id(&err, &p.ID)
-	case 2:
-		p.MinDelta = protowire.DecodeZigZag(f.uint(&err))
-	case 3:
-		p.MaxDelta = protowire.DecodeZigZag(f.uint(&err))
-	case 4:
-		p.Memo = f.bytes(&err, MaxMemo)
-	}
-	return err
-}
-
-func (p *ProposalReplyFrame) field(f field) (err error) {
-	switch f.Num {
-	case 1:
-		f.id(&err, &p.ID)
-	case 2:
-		p.Accepted = f.uint(&err) != 0
-	}
-	return err
-}
-
-func (m *MoneyFrame) field(f field) (err error) {
-	switch f.Num {
-	case 1:
-		m.Stream = f.uint(&err)
-	case 2:
-		m.Shares = f.uint(&err)
-	}
-	return err
-}
-
-func (c *CreditFrame) field(f field) (err error) {
-	switch f.Num {
-	case 1:
-		c.Stream = f.uint(&err)
-	case 2:
-		c.Limit = f.uint(&err)
-	case 3:
-		c.End = f.uint(&err) != 0
-	}
-	return err
-}
-
-func (d *DataFrame) field(f field) (err error) {
-	switch f.Num {
-	case 1:
-		d.Stream = f.uint(&err)
-	case 2:
-		d.Offset = f.small(&err, math.MaxInt64)
-	case 3:
-		d.Data = f.bytes(&err, MaxData)
-	case 4:
-		d.Fin = f.uint(&err) != 0
-	}
-	return err
-}
-
-func (a *AssetFrame) field(f field) (err error) {
-	switch f.Num {
-	case 1:
-		a.Code = f.bytes(&err, maxAsset)
-	case 2:
-		a.Scale = uint32(f.small(&err, math.MaxUint8))
-	}
-	return err
-}
-
-func (r *ReceiptFrame) field(f field) (err error) {
-	switch f.Num {
-	case 1:
-		f.id(&err, &r.Nonce)
-	case 2:
-		r.Total = tally.Amount(f.small(&err, math.MaxInt64))
-	case 3:
-		r.Time = f.uint(&err)
-	case 4:
-		r.Signature = f.bytes(&err, maxSignature)
-	}
-	return err
-}
-
-func (r *ReceiptRequestFrame) field(f field) (err error) {
-	if f.Num == 1 {
-		f.id(&err, &r.Nonce)
-	}
-	return err
-}
-
-func (c *CloseFrame) field(f field) (err error) {
-	switch f.Num {
-	case 1:
-		c.Code = uint32(f.small(&err, math.MaxUint32))
-	case 2:
-		c.Sent = tally.Amount(f.small(&err, math.MaxInt64))
-	case 3:
-		c.Received = tally.Amount(f.small(&err, math.MaxInt64))
-	}
-	return err
-}
-
-func eachField(b []byte, fn func(field) error) error {
-	for len(b) > 0 {
-		f, rest, err := nextField(b)
-		if err != nil {
-			return err
+	for r.next() {
+		switch r.Num {
+		case 1:
+			s.Seq = r.uint()
+		case 2:
+			s.Seen = r.uint()
+		case 3:
+			t.Expected = r.amount()
+		case 4:
+			t.Wanted.N = r.amount()
+		case 5:
+			t.Wanted.Open = r.bool()
+		case 6:
+			t.Offer.N = r.amount()
+		case 7:
+			t.Offer.Open = r.bool()
+		case 8:
+			s.Received = r.amount()
 		}
-		if err := fn(f); err != nil {
-			return err
+	}
+	return !r.bad
+}
+
+func (p *ProposalFrame) decode(b []byte) bool {
+	*p = ProposalFrame{}
+	r := reader{rest: b}
+	for r.next() {
+		switch r.Num {
+		case 1:
+			r.id(&p.ID)
+		case 2:
+			p.MinDelta = protowire.DecodeZigZag(r.uint())
+		case 3:
+			p.MaxDelta = protowire.DecodeZigZag(r.uint())
+		case 4:
+			p.Memo = r.bytes(MaxMemo)
 		}
-		b = rest
 	}
-	return nil
+	return !r.bad
 }
 
-// field is one field of a message, with what it may be.
-type field struct{ pbfield.Field }
-
-func nextField(b []byte) (f field, rest []byte, err error) {
-	split, rest, ok := pbfield.Next(b)
-	if !ok {
-		return field{}, nil, ErrFrame
+func (p *ProposalReplyFrame) decode(b []byte) bool {
+	*p = ProposalReplyFrame{}
+	r := reader{rest: b}
+	for r.next() {
+		switch r.Num {
+		case 1:
+			r.id(&p.ID)
+		case 2:
+			p.Accepted = r.bool()
+		}
 	}
-	return field{split}, rest, nil
+	return !r.bad
 }
 
-func (f field) uint(err *error) uint64 {
-	if f.Type != protowire.VarintType {
-		*err = ErrFrame
+func (m *MoneyFrame) decode(b []byte) bool {
+	*m = MoneyFrame{}
+	r := reader{rest: b}
+	for r.next() {
+		switch r.Num {
+		case 1:
+			m.Stream = r.uint()
+		case 2:
+			m.Shares = r.uint()
+		}
 	}
-	return f.N
+	return !r.bad
 }
+
+func (c *CreditFrame) decode(b []byte) bool {
+	*c = CreditFrame{}
+	r := reader{rest: b}
+	for r.next() {
+		switch r.Num {
+		case 1:
+			c.Stream = r.uint()
+		case 2:
+			c.Limit = r.uint()
+		case 3:
+			c.End = r.bool()
+		}
+	}
+	return !r.bad
+}
+
+func (d *DataFrame) decode(b []byte) bool {
+	*d = DataFrame{}
+	r := reader{rest: b}
+	for r.next() {
+		switch r.Num {
+		case 1:
+			d.Stream = r.uint()
+		case 2:
+			d.Offset = r.small(math.MaxInt64)
+		case 3:
+			d.Data = r.bytes(MaxData)
+		case 4:
+			d.Fin = r.bool()
+		}
+	}
+	return !r.bad
+}
+
+func (a *AssetFrame) decode(b []byte) bool {
+	*a = AssetFrame{}
+	r := reader{rest: b}
+	for r.next() {
+		switch r.Num {
+		case 1:
+			a.Code = r.bytes(maxAsset)
+		case 2:
+			a.Scale = uint32(r.small(math.MaxUint8))
+		}
+	}
+	return !r.bad
+}
+
+func (f *ReceiptFrame) decode(b []byte) bool {
+	*f = ReceiptFrame{}
+	r := reader{rest: b}
+	for r.next() {
+		switch r.Num {
+		case 1:
+			r.id(&f.Nonce)
+		case 2:
+			f.Total = r.amount()
+		case 3:
+			f.Time = r.uint()
+		case 4:
+			f.Signature = r.bytes(maxSignature)
+		}
+	}
+	return !r.bad
+}
+
+func (f *ReceiptRequestFrame) decode(b []byte) bool {
+	*f = ReceiptRequestFrame{}
+	r := reader{rest: b}
+	for r.next() {
+		if r.Num == 1 {
+			r.id(&f.Nonce)
+		}
+	}
+	return !r.bad
+}
+
+func (c *CloseFrame) decode(b []byte) bool {
+	*c = CloseFrame{}
+	r := reader{rest: b}
+	for r.next() {
+		switch r.Num {
+		case 1:
+			c.Code = uint32(r.small(math.MaxUint32))
+		case 2:
+			c.Sent = r.amount()
+		case 3:
+			c.Received = r.amount()
+		}
+	}
+	return !r.bad
+}
+
+// reader goes through the fields of a message. What does not fit ends it, with bad set.
+type reader struct {
+	pbfield.Field
+	rest []byte
+	bad  bool
+}
+
+// next reads a field, and is false after the last one.
+func (r *reader) next() bool {
+	if r.bad || len(r.rest) == 0 {
+		return false
+	}
+	rest, ok := r.Read(r.rest)
+	r.rest, r.bad = rest, !ok
+	return ok
+}
+
+func (r *reader) uint() uint64 {
+	r.bad = r.bad || r.Type != protowire.VarintType
+	return r.N
+}
+
+func (r *reader) bool() bool { return r.uint() != 0 }
 
 // small is uint for a field that has a largest value.
-func (f field) small(err *error, most uint64) uint64 {
-	n := f.uint(err)
-	if n > most {
-		*err = ErrFrame
+func (r *reader) small(most uint64) uint64 {
+	if r.uint() > most {
+		r.bad = true
 		return 0
 	}
-	return n
+	return r.N
 }
 
-func (f field) bytes(err *error, most int) []byte {
-	if f.Type != protowire.BytesType || len(f.B) > most {
-		*err = ErrFrame
+func (r *reader) amount() tally.Amount { return tally.Amount(r.small(math.MaxInt64)) }
+
+func (r *reader) bytes(most int) []byte {
+	if r.Type != protowire.BytesType || len(r.B) > most {
+		r.bad = true
 		return nil
 	}
-	return f.B
+	return r.B
 }
 
-func (f field) id(err *error, id *[16]byte) {
-	if b := f.bytes(err, len(id)); *err == nil {
-		if len(b) != len(id) {
-			*err = ErrFrame
-			return
-		}
-		copy(id[:], b)
-	}
+func (r *reader) id(id *[16]byte) {
+	b := r.bytes(len(id))
+	r.bad = r.bad || len(b) != len(id)
+	copy(id[:], b)
 }

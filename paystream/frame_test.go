@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/internal/pbfield"
 	"github.com/tallystick/tally/pb/paystreampb"
 )
 
@@ -155,31 +156,31 @@ func vectors(t *testing.T) map[string][]byte {
 
 func TestFrameBounds(t *testing.T) {
 	frame := func(num protowire.Number, body []byte) []byte {
-		inner := appendAlways(nil, num, body)
-		return appendAlways(nil, 6, inner)
+		inner := pbfield.AppendBytes(nil, num, body)
+		return pbfield.AppendBytes(nil, 6, inner)
 	}
-	prepare := appendUint(nil, 1, 1)
+	prepare := pbfield.AppendUint(nil, 1, 1)
 	many := bytes.Clone(prepare)
 	for range maxFrames + 1 {
 		many = append(many, frame(frameMoney, nil)...)
 	}
 	var hops []byte
 	for range MaxVia + 1 {
-		hops = appendAlways(hops, 4, []byte("peer"))
+		hops = pbfield.AppendBytes(hops, 4, []byte("peer"))
 	}
 	for name, b := range map[string][]byte{
 		"empty":            nil,
-		"kind":             appendUint(nil, 1, 4),
-		"amount of 2^63":   appendUint(bytes.Clone(prepare), 3, 1<<63),
+		"kind":             pbfield.AppendUint(nil, 1, 4),
+		"amount of 2^63":   pbfield.AppendUint(bytes.Clone(prepare), 3, 1<<63),
 		"frames":           many,
 		"two states":       append(append(bytes.Clone(prepare), frame(frameState, nil)...), frame(frameState, nil)...),
-		"two kinds":        append(bytes.Clone(prepare), appendAlways(nil, 6, append(appendAlways(nil, 1, nil), appendAlways(nil, 2, nil)...))...),
+		"two kinds":        append(bytes.Clone(prepare), pbfield.AppendBytes(nil, 6, append(pbfield.AppendBytes(nil, 1, nil), pbfield.AppendBytes(nil, 2, nil)...))...),
 		"hops":             append(bytes.Clone(prepare), frame(frameOpen, hops)...),
-		"long peer id":     append(bytes.Clone(prepare), frame(frameOpen, appendAlways(nil, 4, make([]byte, maxPeerID+1)))...),
-		"long data":        append(bytes.Clone(prepare), frame(frameData, appendAlways(nil, 3, make([]byte, MaxData+1)))...),
-		"long memo":        append(bytes.Clone(prepare), frame(frameProposal, appendAlways(appendAlways(nil, 1, make([]byte, 16)), 4, make([]byte, MaxMemo+1)))...),
+		"long peer id":     append(bytes.Clone(prepare), frame(frameOpen, pbfield.AppendBytes(nil, 4, make([]byte, maxPeerID+1)))...),
+		"long data":        append(bytes.Clone(prepare), frame(frameData, pbfield.AppendBytes(nil, 3, make([]byte, MaxData+1)))...),
+		"long memo":        append(bytes.Clone(prepare), frame(frameProposal, pbfield.AppendBytes(pbfield.AppendBytes(nil, 1, make([]byte, 16)), 4, make([]byte, MaxMemo+1)))...),
 		"proposal no id":   append(bytes.Clone(prepare), frame(frameProposal, nil)...),
-		"short id":         append(bytes.Clone(prepare), frame(frameProposal, appendAlways(nil, 1, []byte{1}))...),
+		"short id":         append(bytes.Clone(prepare), frame(frameProposal, pbfield.AppendBytes(nil, 1, []byte{1}))...),
 		"length past end":  append(bytes.Clone(prepare), 0x32, 0xff, 0xff, 0xff, 0xff, 0x0f),
 		"group":            append(bytes.Clone(prepare), 0x3b, 0x3c),
 		"too large by one": make([]byte, MaxInner+1),
@@ -191,7 +192,7 @@ func TestFrameBounds(t *testing.T) {
 	}
 	// Unknown fields and frames are skipped.
 	b := append(bytes.Clone(prepare), frame(99, []byte("new"))...)
-	b = appendUint(b, 77, 5)
+	b = pbfield.AppendUint(b, 77, 5)
 	var p Packet
 	if err := p.Decode(b); err != nil {
 		t.Fatal(err)

@@ -1,5 +1,6 @@
-// Package pbfield splits protobuf messages into fields, for decoders that are written
-// by hand because the generated ones allocate.
+// Package pbfield reads and writes the fields of protobuf messages, for codecs that are
+// written by hand because the generated ones allocate. Nearly all fields have a tag, and
+// a number or a length, of one byte each; those go fast.
 package pbfield
 
 import "google.golang.org/protobuf/encoding/protowire"
@@ -13,28 +14,28 @@ type Field struct {
 	B    []byte // of bytes
 }
 
-// Next splits one field off b. Those of fixed width come without their value: no
-// message of ours has one, and a reader skips them as unknown. It reports false where b
-// does not begin with a field, or begins with a group, which nobody sends and which may
-// nest.
-func Next(b []byte) (f Field, rest []byte, ok bool) {
-	if len(b) >= 2 && 8 <= b[0] && b[0]|b[1] < 0x80 { // tag and number, or length, of a byte each: nearly all
+// Read reads the field that b begins with, and returns what is behind it. Those of fixed
+// width come without their value: no message of ours has one, and a reader skips them
+// as unknown. It reports false where b does not begin with a field, or begins with a
+// group, which nobody sends and which may nest.
+func (f *Field) Read(b []byte) (rest []byte, ok bool) {
+	if len(b) >= 2 && 8 <= b[0] && b[0]|b[1] < 0x80 {
 		f.Num, f.Type = protowire.Number(b[0]>>3), protowire.Type(b[0]&7)
 		if f.Type == protowire.VarintType {
-			f.N = uint64(b[1])
-			return f, b[2:], true
+			f.N, f.B = uint64(b[1]), nil
+			return b[2:], true
 		}
 		if n := 2 + int(b[1]); f.Type == protowire.BytesType && n <= len(b) {
-			f.B = b[2:n]
-			return f, b[n:], true
+			f.N, f.B = 0, b[2:n]
+			return b[n:], true
 		}
 	}
 	num, kind, n := protowire.ConsumeTag(b)
 	if n < 0 {
-		return Field{}, nil, false
+		return nil, false
 	}
 	b = b[n:]
-	f = Field{Num: num, Type: kind}
+	*f = Field{Num: num, Type: kind}
 	switch kind {
 	case protowire.VarintType:
 		f.N, n = protowire.ConsumeVarint(b)
@@ -46,7 +47,26 @@ func Next(b []byte) (f Field, rest []byte, ok bool) {
 		n = -1
 	}
 	if n < 0 {
-		return Field{}, nil, false
+		return nil, false
 	}
-	return f, b[n:], true
+	return b[n:], true
+}
+
+// AppendUint appends a number, and nothing where it is 0.
+func AppendUint(dst []byte, num protowire.Number, v uint64) []byte {
+	switch {
+	case v == 0:
+		return dst
+	case v < 0x80 && num < 0x10:
+		return append(dst, byte(num<<3)|byte(protowire.VarintType), byte(v))
+	}
+	return protowire.AppendVarint(protowire.AppendTag(dst, num, protowire.VarintType), v)
+}
+
+// AppendBytes appends bytes, also none.
+func AppendBytes(dst []byte, num protowire.Number, b []byte) []byte {
+	if len(b) < 0x80 && num < 0x10 {
+		return append(append(dst, byte(num<<3)|byte(protowire.BytesType), byte(len(b))), b...)
+	}
+	return protowire.AppendBytes(protowire.AppendTag(dst, num, protowire.BytesType), b)
 }

@@ -76,20 +76,11 @@ type hello struct {
 
 type helloAck struct{ HelloMS, ReceivedMS, ClockMS uint64 }
 
-func appendUint(b []byte, field protowire.Number, v uint64) []byte {
-	if v == 0 {
-		return b
-	}
-	b = protowire.AppendTag(b, field, protowire.VarintType)
-	return protowire.AppendVarint(b, v)
-}
-
 func appendBytes(b []byte, field protowire.Number, v []byte) []byte {
 	if len(v) == 0 {
 		return b
 	}
-	b = protowire.AppendTag(b, field, protowire.BytesType)
-	return protowire.AppendBytes(b, v)
+	return pbfield.AppendBytes(b, field, v)
 }
 
 func appendText[T ~string](b []byte, field protowire.Number, v T) []byte {
@@ -134,7 +125,7 @@ func appendFrame(b []byte, m *forward.Msg) []byte {
 }
 
 func appendMsg(b []byte, m *forward.Msg) []byte {
-	b = appendUint(b, fieldID, m.ID)
+	b = pbfield.AppendUint(b, fieldID, m.ID)
 	if m.Lock != nil {
 		return appendBytes(appendKind(b, m), fieldChannel, m.Lock.Channel)
 	}
@@ -153,23 +144,23 @@ func appendKind(b []byte, m *forward.Msg) []byte {
 		return message(b, fieldFulfilAk, func(b []byte) []byte { return appendPacked(b, 1, m.Fulfilled) })
 	case forward.MsgReject:
 		return message(b, fieldReject, func(b []byte) []byte {
-			b = appendUint(b, 1, uint64(m.Code))
+			b = pbfield.AppendUint(b, 1, uint64(m.Code))
 			b = appendBytes(b, 2, m.Data)
-			b = appendUint(b, 3, uint64(m.Headroom))
+			b = pbfield.AppendUint(b, 3, uint64(m.Headroom))
 			if m.Lock != nil {
 				b = appendBytes(b, 4, m.Lock.Voucher)
 			}
-			return appendUint(b, 5, uint64(m.Hop))
+			return pbfield.AppendUint(b, 5, uint64(m.Hop))
 		})
 	case forward.MsgSyncAsk:
-		return message(b, fieldSyncAsk, func(b []byte) []byte { return appendUint(b, 1, m.Round) })
+		return message(b, fieldSyncAsk, func(b []byte) []byte { return pbfield.AppendUint(b, 1, m.Round) })
 	case forward.MsgSync:
 		return message(b, fieldSync, func(b []byte) []byte {
-			b = appendUint(b, 1, m.Round)
+			b = pbfield.AppendUint(b, 1, m.Round)
 			b = appendPacked(b, 2, m.Live)
 			b = appendPacked(b, 3, m.Fulfilled)
 			if m.More {
-				b = appendUint(b, 4, 1)
+				b = pbfield.AppendUint(b, 4, 1)
 			}
 			return b
 		})
@@ -190,8 +181,8 @@ func appendPacked(b []byte, field protowire.Number, ids []uint64) []byte {
 }
 
 func appendPrepare(b []byte, m *forward.Msg) []byte {
-	b = appendUint(b, 1, uint64(m.Amount))
-	b = appendUint(b, 2, uint64(max(0, m.Expires)))
+	b = pbfield.AppendUint(b, 1, uint64(m.Amount))
+	b = pbfield.AppendUint(b, 2, uint64(max(0, m.Expires)))
 	var head []byte
 	switch m.Condition.Kind {
 	case forward.ConditionBlake2b:
@@ -210,7 +201,7 @@ func appendPrepare(b []byte, m *forward.Msg) []byte {
 		b = appendBytes(b, 4, y[:])
 	}
 	b = appendBytes(b, 5, m.Part[:])
-	b = appendUint(b, 6, uint64(m.HopsLeft))
+	b = pbfield.AppendUint(b, 6, uint64(m.HopsLeft))
 	b = message(b, 7, func(b []byte) []byte { return appendBytes(appendText(b, 1, m.Dest), 2, m.Token) })
 	for _, p := range m.Via {
 		b = protowire.AppendTag(b, 8, protowire.BytesType)
@@ -221,21 +212,21 @@ func appendPrepare(b []byte, m *forward.Msg) []byte {
 		b = message(b, 10, func(b []byte) []byte { return appendBytes(appendBytes(b, 1, m.Lock.Voucher), 2, m.Lock.Guard) })
 	}
 	if m.MayLock {
-		b = appendUint(b, 11, 1)
+		b = pbfield.AppendUint(b, 11, 1)
 	}
 	return b
 }
 
 func appendHello(b []byte, h *hello) []byte {
 	return message(b, fieldHello, func(b []byte) []byte {
-		b = appendUint(b, 1, h.ClockMS)
-		b = appendUint(b, 2, uint64(h.MaxInFlight))
-		b = appendUint(b, 3, h.FeeBase)
-		b = appendUint(b, 4, uint64(h.FeePPM))
-		b = appendUint(b, 5, uint64(h.HopDeltaMS))
-		b = appendUint(b, 6, uint64(h.LockDelta))
+		b = pbfield.AppendUint(b, 1, h.ClockMS)
+		b = pbfield.AppendUint(b, 2, uint64(h.MaxInFlight))
+		b = pbfield.AppendUint(b, 3, h.FeeBase)
+		b = pbfield.AppendUint(b, 4, uint64(h.FeePPM))
+		b = pbfield.AppendUint(b, 5, uint64(h.HopDeltaMS))
+		b = pbfield.AppendUint(b, 6, uint64(h.LockDelta))
 		if h.PointLocks {
-			b = appendUint(b, 7, 1)
+			b = pbfield.AppendUint(b, 7, 1)
 		}
 		return b
 	})
@@ -243,19 +234,19 @@ func appendHello(b []byte, h *hello) []byte {
 
 func appendHelloAck(b []byte, h *helloAck) []byte {
 	return message(b, fieldHelloAck, func(b []byte) []byte {
-		return appendUint(appendUint(appendUint(b, 1, h.HelloMS), 2, h.ReceivedMS), 3, h.ClockMS)
+		return pbfield.AppendUint(pbfield.AppendUint(pbfield.AppendUint(b, 1, h.HelloMS), 2, h.ReceivedMS), 3, h.ClockMS)
 	})
 }
 
 // fields calls f for each field of a message. Unknown wire types and numbers are
 // the caller's to skip.
 func fields(b []byte, f func(field protowire.Number, n uint64, v []byte, isBytes bool) error) error {
+	var x pbfield.Field
 	for len(b) > 0 {
-		x, rest, ok := pbfield.Next(b)
-		if !ok {
+		var ok bool
+		if b, ok = x.Read(b); !ok {
 			return malformed("field")
 		}
-		b = rest
 		if x.Type != protowire.VarintType && x.Type != protowire.BytesType {
 			continue
 		}

@@ -3,6 +3,7 @@ package packetnet
 import (
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/tallystick/tally/internal/pbfield"
 	"github.com/tallystick/tally/paystream/forward"
 	"github.com/tallystick/tally/paystream/lock"
 )
@@ -30,11 +31,11 @@ func appendLockKind(b []byte, m *forward.Msg) []byte {
 			for i := range m.Lock.Lanes {
 				l := &m.Lock.Lanes[i]
 				b = message(b, 1, func(b []byte) []byte {
-					return appendBytes(appendUint(appendUint(b, 1, l.Lane), 2, l.Nonce), 3, l.Digest[:])
+					return appendBytes(pbfield.AppendUint(pbfield.AppendUint(b, 1, l.Lane), 2, l.Nonce), 3, l.Digest[:])
 				})
 			}
 			if m.Lock.Ask {
-				b = appendUint(b, 2, 1)
+				b = pbfield.AppendUint(b, 2, 1)
 			}
 		}
 		return b
