@@ -32,8 +32,9 @@
 // LateHold beyond the packet's expiry.
 //
 // The files named _pure.go are the core, a state machine without time, disk or
-// network; engine.go is the one goroutine around it. Tabs and carriers come in
-// as interfaces; package host joins them to swap and packetnet.
+// network; engine.go is the one goroutine around it, which takes from inbox.go, steps
+// in work.go and saves and sends in effects.go. Tabs and carriers come in as
+// interfaces; package host joins them to swap and packetnet.
 //
 // Each side of a packet is on credit or under a lock of a channel: locked_pure.go
 // says when. A side under a lock touches no tab, and its end comes from whoever keeps
