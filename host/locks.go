@@ -83,6 +83,7 @@ type lockSessions interface {
 // hears them.
 type Locks struct {
 	keeper  *locker.Locker
+	manager *paych.Manager
 	engine  *forward.Engine
 	packets lockSessions
 	links   locker.Links
@@ -145,7 +146,7 @@ func openLocks(ctx context.Context, store *durable.Store, ground *lockGround, cf
 		return nil, "", errors.Join(refuse("lower lock_grace and lock_margin, use a chain whose channels settle longer, or set locks to auto", "locks are required: %w", off), k.Close())
 	}
 	l = &Locks{
-		keeper: k, links: ground.links, every: ground.params.Epoch, fee: ground.fee, log: log, offers: make(map[forward.HeldLock]*forward.Msg), whys: make(map[forward.HeldLock]*forward.Msg),
+		keeper: k, manager: ground.manager, links: ground.links, every: ground.params.Epoch, fee: ground.fee, log: log, offers: make(map[forward.HeldLock]*forward.Msg), whys: make(map[forward.HeldLock]*forward.Msg),
 		queues: make(map[peer.ID][]*locker.Msg),
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
@@ -302,7 +303,27 @@ func (l *Locks) Times() (lock.Terms, lock.Clock, bool) {
 // Room implements forward.Locks.
 func (l *Locks) Room(p peer.ID) (forward.Room, bool) {
 	w, ok := l.Way(p)
-	return forward.Room{Free: w.Free, Slots: int(l.keeper.Terms().Slots)}, ok
+	return forward.Room{Free: w.Free, Coming: l.coming(p, w.Free), Slots: int(l.keeper.Terms().Slots)}, ok
+}
+
+// coming is the money of ours that is on its way into the channel to p, or is there and
+// not ready for locks yet, beside what is free in it.
+func (l *Locks) coming(p peer.ID, free tally.Amount) tally.Amount {
+	if info, ok := l.packets.Info(p); !ok || info.LockDelta == 0 || l.keeper.Off() != nil {
+		return 0
+	}
+	_, tag, _ := l.links.Linked(p, true) // also while it is being opened
+	c, ok := l.manager.PaychTaggedInfo(tag)
+	switch {
+	case !ok:
+		return 0
+	case c.Phase == paych.PhaseCreating:
+		return unitsDown(c.PendingFree)
+	case c.Phase == paych.PhaseOpen:
+		return unitsDown(c.PendingFree).SaturatingAdd(unitsDown(c.Funds.Free())).SaturatingSub(free)
+	default:
+		return 0 // it ends
+	}
 }
 
 // Least implements forward.Locks.
@@ -417,6 +438,9 @@ func (l *Locks) Offer(p peer.ID, id uint64, until int64, m *forward.Msg, record 
 		l.log.Debug("lock not made", "peer", p, "lock", id, "amount", m.Amount, "err", err)
 		l.forget(key)
 		code, room := offerCode(err)
+		if code == forward.CodeHeadroom && room < m.Amount && l.coming(p, room) >= m.Amount-room {
+			code = forward.CodeBusy
+		}
 		_ = l.engine.LockFailed(p, id, code, room)
 	})
 }

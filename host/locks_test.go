@@ -244,3 +244,50 @@ func TestHeldLocks(t *testing.T) {
 		}
 	}
 }
+
+// A payment that comes before the hub's channel is ready finds it busy, and not small: it
+// passes as soon as the channel does, although the payer has tried before.
+func TestPaymentBeforeTheChannelIsReady(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	n := newLockNetWith(ctx, t, 3, 3000, func(i int, c *host.Config) {
+		if i == 1 { // the hub's way is known of the invoice alone, which says no capacity
+			c.Payments.Advertise = host.AdvertiseNothing
+		}
+	})
+	payer, hub, payee := n.nodes[0], n.nodes[1], n.nodes[2]
+	if r, err := n.pay(ctx, hub.invoice(ctx, 150)); err != nil {
+		t.Fatalf("%v: %+v", err, r)
+	}
+	locks, err := payer.Locks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.until(ctx, "the payer's channel", func() bool { _, ok := locks.Way(hub.id()); return ok })
+	if locks, err = hub.Locks(); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := n.pay(ctx, payee.invoice(ctx, 150)); err != nil {
+		t.Fatalf("%v: %+v", err, r)
+	}
+	n.until(ctx, "the hub's channel to be opened", func() bool { r, _ := locks.Room(payee.id()); return r.Coming >= 1500 || r.Free >= 1500 })
+	// What comes back stays bound until its lock ends: the channel has room for both.
+	early := payee.invoice(ctx, 1500)
+	if _, err := payer.pays().Pay(ctx, payments.PayRequest{Invoice: early}); err != nil {
+		_, parts, err := payer.pays().Payment(ctx, early.Hash)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range parts {
+			if p.Failure.Code == payments.FailHeadroom { // it has none on the way, either
+				t.Errorf("the hub says that it carries %d", p.Failure.Most)
+			}
+		}
+	}
+	if r, err := n.pay(ctx, payee.invoice(ctx, 1500)); err != nil {
+		t.Fatalf("%v: %+v", err, r)
+	}
+	if r, _ := locks.Room(payee.id()); r.Coming >= r.Free {
+		t.Errorf("%d are on their way into a channel that is open, with %d", r.Coming, r.Free)
+	}
+}

@@ -208,7 +208,7 @@ func (c *partCarrier) Reject(id payments.PartID, code payments.FailCode, done fu
 	switch code {
 	case payments.FailTimeout:
 		d.Code, d.Data = forward.CodeApplication, timeoutData
-	case payments.FailHop:
+	case payments.FailHop, payments.FailBusy:
 		d.Code = forward.CodeBusy
 	}
 	c.decide(id, d, done)
@@ -376,6 +376,8 @@ func failureOf(r *forward.Result) payments.Failure {
 		f.Code = payments.FailNoRoute
 	case forward.CodeHeadroom, forward.CodeHeadroomFinal, forward.CodeTooLarge:
 		f.Code, f.Most = payments.FailHeadroom, r.Headroom
+	case forward.CodeBusy:
+		f.Code = payments.FailBusy
 	case forward.CodeExpiryTooSoon, forward.CodeExpiryTooFar:
 		f.Code = payments.FailExpiry
 	case forward.CodeUnsupported:

@@ -708,6 +708,17 @@ func (m *Manager) PaychTagged(tag string) (cid.Cid, bool) {
 	return a.ch.Created, a.ch.Created.Defined()
 }
 
+// PaychTaggedInfo is PaychInfo of a tag's channel, which may have no address yet.
+func (m *Manager) PaychTaggedInfo(tag string) (ChannelInfo, bool) {
+	m.mu.Lock()
+	a := m.byTag[tag]
+	m.mu.Unlock()
+	if a == nil || tag == "" {
+		return ChannelInfo{}, false
+	}
+	return m.info(a), true
+}
+
 // created returns the message that made the tag's channel.
 func (m *Manager) created(ctx context.Context, a *account, from, to address.Address) (cid.Cid, error) {
 	a.mu.Lock()

@@ -46,6 +46,9 @@ type Room struct {
 	// Free is its free money, Slots are all its slots.
 	Free  tally.Amount
 	Slots int
+	// Coming is what more is on its way into the channel, which is being opened or topped
+	// up, or was and is not ready yet. It is told where there is no channel as well.
+	Coming tally.Amount
 	// Points: a lock under a point can be made in it, and p takes one.
 	Points bool
 }
@@ -329,7 +332,11 @@ func (h *Hop) lockRoom(from, next *link, m *Msg, amount tally.Amount, code Code,
 		return CodeHeadroom, room.Free, false
 	case under && amount < h.locks.Least():
 		return CodeTooSmall, 0, false
-	case !ok || room.Free < amount || amount < h.locks.Least():
+	case amount < h.locks.Least():
+		return code, headroom, false
+	case !ok && room.Coming >= amount, ok && room.Free < amount && room.Coming >= amount-room.Free:
+		return CodeBusy, headroom, false // soon: no bound to learn
+	case !ok || room.Free < amount:
 		return code, headroom, false
 	}
 	if next.locks == nil || from == nil {

@@ -16,10 +16,11 @@ import (
 
 // benchLocks are channels as a test wants them.
 type benchLocks struct {
-	x     *hopBench
-	free  map[peer.ID]tally.Amount
-	least tally.Amount
-	away  bool
+	x      *hopBench
+	free   map[peer.ID]tally.Amount
+	coming tally.Amount
+	least  tally.Amount
+	away   bool
 	// hashes: no lock is made under a point.
 	hashes bool
 }
@@ -30,7 +31,7 @@ func (l *benchLocks) Times() (lock.Terms, lock.Clock, bool) {
 
 func (l *benchLocks) Room(p peer.ID) (Room, bool) {
 	free, ok := l.free[p]
-	return Room{Free: free, Slots: 4, Points: !l.hashes}, ok
+	return Room{Free: free, Coming: l.coming, Slots: 4, Points: !l.hashes}, ok
 }
 
 func (l *benchLocks) Least() tally.Amount { return l.least }
@@ -84,6 +85,10 @@ func TestCreditOrLock(t *testing.T) {
 		{"much data", func(_ *hopBench, _ *benchLocks, m *Msg) { m.Data = make([]byte, MaxKept+1) }, false, CodeHeadroom, 20},
 		{"no channel", func(_ *hopBench, l *benchLocks, _ *Msg) { delete(l.free, "right") }, false, CodeHeadroom, 20},
 		{"no funds", func(_ *hopBench, l *benchLocks, _ *Msg) { l.free["right"] = 99 }, false, CodeHeadroom, 20},
+		{"a channel in the making", func(_ *hopBench, l *benchLocks, _ *Msg) { delete(l.free, "right"); l.coming = 100 }, false, CodeBusy, 20},
+		{"one that will be too small", func(_ *hopBench, l *benchLocks, _ *Msg) { delete(l.free, "right"); l.coming = 99 }, false, CodeHeadroom, 20},
+		{"a top-up", func(_ *hopBench, l *benchLocks, _ *Msg) { l.free["right"], l.coming = 60, 40 }, false, CodeBusy, 20},
+		{"one that will not do", func(_ *hopBench, l *benchLocks, _ *Msg) { l.free["right"], l.coming = 60, 39 }, false, CodeHeadroom, 20},
 		{"chain not seen", func(_ *hopBench, l *benchLocks, _ *Msg) { l.away = true }, false, CodeHeadroom, 20},
 		{"no time", func(_ *hopBench, _ *benchLocks, m *Msg) { m.Expires = testNow + 13_000 }, false, CodeHeadroom, 20},
 		{"less than a claim costs", func(_ *hopBench, l *benchLocks, _ *Msg) { l.least = 101 }, false, CodeHeadroom, 20},

@@ -142,16 +142,18 @@ const (
 	FailHeadroom
 	// FailExpiry: too little or too much time for the way.
 	FailExpiry
-	// FailHop: a node on the way was busy, lost its link, or is in trouble.
+	// FailHop: a node on the way lost its link, or is in trouble.
 	FailHop
 	// FailNeverLeft: it was saved, and we stopped before it left.
 	FailNeverLeft
 	// FailUnsupported: a node on the way does not carry such a part.
 	FailUnsupported
+	// FailBusy: a node on the way cannot take it now, and may soon.
+	FailBusy
 )
 
 var failWords = [...]string{
-	"unset", "refused", "timeout", "no_route", "headroom", "expiry", "hop", "never_left", "unsupported",
+	"unset", "refused", "timeout", "no_route", "headroom", "expiry", "hop", "never_left", "unsupported", "busy",
 }
 
 // String is the code as commands show it.

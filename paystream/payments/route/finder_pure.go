@@ -568,6 +568,10 @@ func (f *Finder) Done(now time.Time, dest peer.ID, l *payments.Leg) {
 func (f *Finder) Failed(now time.Time, dest peer.ID, l *payments.Leg, why payments.Failure) {
 	at := now.UnixMilli()
 	arrived := why.Code == payments.FailRefused || why.Code == payments.FailTimeout
+	rest := at + Rest.Milliseconds()
+	if why.Code == payments.FailBusy {
+		rest = at + BusyRest.Milliseconds()
+	}
 	f.each(dest, l, func(i int, e *Edge, k, _ *known, n tally.Amount) {
 		k.reserved = k.reserved.SaturatingSub(n)
 		passed := arrived || why.Hop > i
@@ -579,14 +583,14 @@ func (f *Finder) Failed(now time.Time, dest peer.ID, l *payments.Leg, why paymen
 			most := min(why.Most, n.SaturatingSub(1))
 			k.learn(at, e.Capacity, func(lo, hi tally.Amount) (tally.Amount, tally.Amount) { return min(lo, most), min(hi, most) })
 		case why.Hop == i:
-			k.rest = at + Rest.Milliseconds()
+			k.rest = rest
 		case why.Hop >= 0 || i == 0 && len(l.Via) > 0:
 			// Behind the failure; or our own edge, where nobody says which it was: we
 			// would have known.
 		case at < k.forget && k.lo >= n:
 			k.forget = 0 // it counted as certain, and may not be
 		default:
-			k.rest = at + Rest.Milliseconds()
+			k.rest = rest
 		}
 	})
 }

@@ -222,6 +222,12 @@ func TestLearns(t *testing.T) {
 	if chance(t0, "C", 1) != 0 || chance(t0.Add(Rest), "C", 1) == 0 {
 		t.Fatal("an edge that failed rests for a while")
 	}
+	later = t0.Add(Rest)
+	before := chance(later, "C", 900)
+	f.Failed(later, "D", over("C", 900), payments.Failure{Code: payments.FailBusy, Hop: 1})
+	if after := later.Add(BusyRest); chance(later, "C", 1) != 0 || chance(after, "C", 900) < before || BusyRest >= Rest {
+		t.Fatal("one that was busy rests for a moment, and nothing is learnt of it")
+	}
 	if err := g.Check(); err != nil {
 		t.Fatal(err)
 	}
