@@ -15,7 +15,14 @@ import (
 	"github.com/tallystick/tally/host/repo"
 )
 
+// raceEnv has options of the race detector. It has every program wait for a second at
+// its end, and these tests run hundreds of them.
+const raceEnv = "GORACE"
+
 func TestMain(m *testing.M) {
+	if os.Getenv(raceEnv) == "" {
+		_ = os.Setenv(raceEnv, "atexit_sleep_ms=0")
+	}
 	if os.Getenv(processEnv) != "" {
 		os.Exit(run(realDeps()))
 	}
@@ -32,6 +39,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv(repo.EnvPath, filepath.Join(e.WorkDir, "peer"))
 			e.Setenv("BOB", bob)
+			e.Setenv(raceEnv, os.Getenv(raceEnv))
 			e.Setenv("TZ", "UTC")
 			return nil
 		},
