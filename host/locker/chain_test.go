@@ -10,13 +10,14 @@ import (
 	"github.com/tallystick/tally"
 	"github.com/tallystick/tally/internal/durable"
 	"github.com/tallystick/tally/paych"
+	"github.com/tallystick/tally/paych/adaptor"
 	"github.com/tallystick/tally/paystream/lock"
 )
 
 // Locks go up and down between two that talk, and the channel pays what they came
 // to.
 func TestLocksOfAChannel(t *testing.T) {
-	inRig(t, func(r *rig) {
+	inRigs(t, func(t *testing.T, r *rig) {
 		r.payee.decide = func(s *side, l lock.Lock) {
 			if l.ID%3 == 0 {
 				gives(s, l)
@@ -54,7 +55,7 @@ func TestLocksOfAChannel(t *testing.T) {
 // The payer vanishes when it has the preimage: the payee is paid by the chain, by
 // itself.
 func TestPayerVanishes(t *testing.T) {
-	inRig(t, func(r *rig) {
+	inRigs(t, func(t *testing.T, r *rig) {
 		r.payee.decide = fulfils
 		before := r.payee.balance()
 		r.onSend = func(from *side, _ int) (bool, bool) { return false, from == r.payer } // the fulfil is lost
@@ -80,7 +81,7 @@ func TestPayerVanishes(t *testing.T) {
 func TestPayerLearnsFromTheChain(t *testing.T) {
 	for name, away := range map[string]bool{"running": false, "away": true} {
 		t.Run(name, func(t *testing.T) {
-			inRig(t, func(r *rig) {
+			inRigs(t, func(t *testing.T, r *rig) {
 				r.payee.decide = fulfils
 				r.onSend = func(from *side, _ int) (bool, bool) { return false, from == r.payer }
 				if err := r.offer(1, 700, r.head()+26); err != nil {
@@ -108,7 +109,7 @@ func TestPayerLearnsFromTheChain(t *testing.T) {
 // The payee vanishes with a lock live: it ends without a message to the chain, and
 // the payer has its money again, when the chain is final beyond it and not before.
 func TestPayeeVanishes(t *testing.T) {
-	inRig(t, func(r *rig) {
+	inRigs(t, func(t *testing.T, r *rig) {
 		until := r.head() + 26
 		if err := r.offer(1, 700, until); err != nil {
 			t.Fatal(err)
@@ -147,7 +148,7 @@ func TestPayeeVanishes(t *testing.T) {
 func TestSettleWhileLocked(t *testing.T) {
 	for _, who := range [...]string{"payer", "payee"} {
 		t.Run(who, func(t *testing.T) {
-			inRig(t, func(r *rig) {
+			inRigs(t, func(t *testing.T, r *rig) {
 				ctx := context.Background()
 				r.payee.decide = func(s *side, l lock.Lock) {
 					if l.ID == 1 {
@@ -190,13 +191,24 @@ func TestSettleWhileLocked(t *testing.T) {
 // A payee that gave a lock up redeems it all the same: the payer answers by itself
 // with the CANCEL, also after the slot has gone on, and pays for what was agreed.
 func TestStaleRedemption(t *testing.T) {
-	inRig(t, func(r *rig) {
+	inRigs(t, func(t *testing.T, r *rig) {
 		ctx := context.Background()
 		if err := r.offer(1, 700, r.head()+26); err != nil {
 			t.Fatal(err)
 		}
 		r.pass(1)
+		secret := pre(1)
+		shown := secret[:]
 		stale, err := r.payee.manager.PaychVoucherAt(ctx, r.ch, 1, 1)
+		if r.points {
+			y := adaptor.Secret(secret)
+			p, err2 := r.payee.manager.PaychPointLockAt(ctx, r.ch, 1, 1)
+			if err2 != nil || p == nil || stale != nil {
+				t.Fatalf("no LOCK to keep: %v %v", p, err2)
+			}
+			shown = nil
+			stale, err = p.Complete(&y)
+		}
 		if err != nil || stale == nil {
 			t.Fatalf("no LOCK to keep: %v %v", stale, err)
 		}
@@ -209,8 +221,7 @@ func TestStaleRedemption(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.pass(1)
-		secret := pre(1)
-		if _, err := r.payee.manager.PaychVoucherSubmit(paych.WithTag(ctx, r.payee.tag), r.ch, stale, secret[:], nil); err != nil {
+		if _, err := r.payee.manager.PaychVoucherSubmit(paych.WithTag(ctx, r.payee.tag), r.ch, stale, shown, nil); err != nil {
 			t.Fatal(err)
 		}
 		r.pass(1)
@@ -228,7 +239,7 @@ func TestStaleRedemption(t *testing.T) {
 
 // A guard keeps the channel open for a lock that ends beyond the settling.
 func TestGuardOnTheChain(t *testing.T) {
-	inRig(t, func(r *rig) {
+	inRigs(t, func(t *testing.T, r *rig) {
 		ctx := context.Background()
 		until := r.head() + 60 // a settle delay is 40
 		if err := r.offer(1, 700, until); err != nil {

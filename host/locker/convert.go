@@ -10,6 +10,7 @@ import (
 	"github.com/tallystick/tally"
 	"github.com/tallystick/tally/host/settler"
 	"github.com/tallystick/tally/paych"
+	"github.com/tallystick/tally/paych/adaptor"
 	"github.com/tallystick/tally/paystream/lock"
 )
 
@@ -26,6 +27,46 @@ func decode(raw []byte) (*paych.SignedVoucher, lock.Voucher, error) {
 	v, err := fromVoucher(sv)
 	v.Raw = string(raw)
 	return sv, v, err
+}
+
+// decodePoint reads a lock under a point, and what it is as a voucher of a slot. All of it
+// is remote input; whether it can be completed, its Check says.
+func decodePoint(raw []byte) (*paych.PointLock, lock.Voucher, error) {
+	p, err := paych.DecodePointLock(raw)
+	if err != nil {
+		return nil, lock.Voucher{}, fmt.Errorf("%w: %w", ErrVoucher, err)
+	}
+	v, err := fromVoucher(&p.Voucher)
+	if err != nil {
+		return nil, v, err
+	}
+	if v.Locked {
+		return nil, v, fmt.Errorf("%w: under a point and a hash", ErrVoucher)
+	}
+	v.Raw = string(raw)
+	v.Point, v.Hash, err = lock.PointOf(p.Point)
+	return p, v, err
+}
+
+// pointOf is the point of a lock.
+func pointOf(first byte, x tally.Hashlock) (y adaptor.Point) {
+	y[0] = first
+	copy(y[1:], x[:])
+	return y
+}
+
+// opensPoint implements lock.Terms.OpensPoint.
+func opensPoint(y [33]byte, secret tally.Preimage) bool {
+	s := adaptor.Secret(secret)
+	return s.Opens(y)
+}
+
+// pointTerms are those of a slot's lock under a point. What the slot has paid before and
+// what the lock adds, the core has compared: their sum is what is signed.
+func pointTerms(v *lock.Voucher) paych.PointTerms {
+	return paych.PointTerms{
+		Lane: v.Lane, Nonce: v.Nonce, Base: big.Zero(), Amount: atto(v.Amount), Until: abi.ChainEpoch(v.Expires), Point: pointOf(v.Point, v.Hash),
+	}
 }
 
 // fromVoucher gives a voucher in units. A part of a unit is nobody's payment.

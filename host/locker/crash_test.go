@@ -49,7 +49,7 @@ func (r *rig) place(id uint64, amount tally.Amount, until int64) {
 			return
 		}
 		if k := r.payer.locker; k != nil {
-			err := k.Offer(context.Background(), r.payee.id, Offer{ID: id, Amount: amount, Hash: pre(id).Hashlock(), Expires: until, Long: true})
+			err := k.Offer(context.Background(), r.payee.id, r.offerOf(id, amount, until))
 			if err == nil && !r.payer.dead() {
 				return // else a ghost placed it
 			}
@@ -93,7 +93,9 @@ func (r *rig) play() {
 	}
 }
 
-func TestCrashMatrix(t *testing.T) {
+func TestCrashMatrix(t *testing.T) { bothKinds(t, crashMatrix) }
+
+func crashMatrix(t *testing.T, points bool) {
 	step := 7
 	if os.Getenv("TALLY_LONG") != "" {
 		step = 1
@@ -101,6 +103,8 @@ func TestCrashMatrix(t *testing.T) {
 	var from, upto [2]int
 	sent := [2]int{}
 	inRig(t, func(r *rig) {
+		r.points = points
+
 		from, sent[0] = [2]int{r.payer.disk.Commits(), r.payee.disk.Commits()}, r.sent
 		r.play()
 		upto, sent[1] = [2]int{r.payer.disk.Commits(), r.payee.disk.Commits()}, r.sent
@@ -114,6 +118,8 @@ func TestCrashMatrix(t *testing.T) {
 			for _, after := range [...]bool{false, true} {
 				t.Run(fmt.Sprintf("side %d commit %d after %v", who, i, after), func(t *testing.T) {
 					inRig(t, func(r *rig) {
+						r.points = points
+
 						disk := [...]*side{r.payer, r.payee}[who].disk
 						if after {
 							disk.CrashAfter(i)
@@ -130,6 +136,8 @@ func TestCrashMatrix(t *testing.T) {
 		for _, carried := range [...]bool{false, true} {
 			t.Run(fmt.Sprintf("message %d carried %v", i, carried), func(t *testing.T) {
 				inRig(t, func(r *rig) {
+					r.points = points
+
 					r.mu.Lock()
 					r.onSend = func(_ *side, n int) (bool, bool) { return n == i, carried || n != i }
 					r.mu.Unlock()

@@ -4,20 +4,26 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/filecoin-project/go-state-types/big"
 
+	"github.com/tallystick/tally"
 	"github.com/tallystick/tally/internal/durable/durabletest"
 	"github.com/tallystick/tally/paych/devnet"
 	"github.com/tallystick/tally/paych/lotus"
+	"github.com/tallystick/tally/paystream/lock"
 )
 
 // The same over the embedded chain and the client of a real node: the payer vanishes
 // with a shown preimage, the payee is paid by the chain, and the payer learns what
-// for when it is back. Blocks are made by command, each when both have seen the last.
-func TestPayerVanishesOnDevnet(t *testing.T) {
+// for when it is back. Before that one lock is paid by message, one is given up, and one
+// left to its end. Blocks are made by command, each when both have seen the last.
+func TestPayerVanishesOnDevnet(t *testing.T) { bothKinds(t, payerVanishesOnDevnet) }
+
+func payerVanishesOnDevnet(t *testing.T, points bool) {
 	const token = "0123456789abcdef0123456789abcdef"
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -44,7 +50,7 @@ func TestPayerVanishesOnDevnet(t *testing.T) {
 		}
 	}()
 
-	r := &rig{t: t}
+	r := &rig{t: t, points: points}
 	r.payer, r.payee = r.side("payer"), r.side("payee")
 	for _, s := range [...]*side{r.payer, r.payee} {
 		client, err := lotus.Open(ctx, lotus.Config{URL: "http://" + listener.Addr().String() + devnet.Path, Token: token, Wallet: s.wallet, Poll: 2 * time.Millisecond})
@@ -126,9 +132,24 @@ func TestPayerVanishesOnDevnet(t *testing.T) {
 
 	before, err := r.payee.link.Balance(ctx, r.payee.key)
 	ok(err)
-	r.payee.decide = fulfils
-	r.onSend = func(from *side, _ int) (bool, bool) { return false, from == r.payer } // the fulfil is lost
+	r.payee.decide = func(s *side, l lock.Lock) {
+		switch l.ID {
+		case 1, 2:
+			fulfils(s, l)
+		case 3:
+			gives(s, l)
+		}
+	}
 	terms := r.payer.locker.Terms()
+	for id := uint64(2); id <= 4; id++ {
+		ok(r.offer(id, 10*tally.Amount(id), int64(chain.Head())+terms.Least()+terms.Skew+4))
+	}
+	until("the end of three locks", 60, func() bool {
+		return r.payer.outcome(2) == "paid" && r.payee.outcome(2) == "paid" && r.payer.outcome(3) == "failed" && r.payer.outcome(4) == "failed"
+	})
+	r.mu.Lock()
+	r.onSend = func(from *side, _ int) (bool, bool) { return false, from == r.payer } // the fulfil is lost
+	r.mu.Unlock()
 	ok(r.offer(1, 700, int64(chain.Head())+terms.Least()+terms.Skew+4))
 	for open := true; open; {
 		select {
@@ -137,7 +158,7 @@ func TestPayerVanishesOnDevnet(t *testing.T) {
 			t.Fatal("the payee does not show the preimage")
 		}
 		list := r.payee.locker.List()
-		open = len(list) != 1 || list[0].Phase.String() != "opened"
+		open = !slices.ContainsFunc(list, func(row Row) bool { return row.ID == 1 && row.Phase == lock.Opened })
 	}
 	r.payer.close()
 	until("the claim", 40, func() bool { return r.payee.outcome(1) == "paid" })
@@ -152,7 +173,7 @@ func TestPayerVanishesOnDevnet(t *testing.T) {
 	})
 	after, err := r.payee.link.Balance(ctx, r.payee.key)
 	ok(err)
-	if got := big.Sub(after, before); !got.Equals(atto(700)) {
+	if got := big.Sub(after, before); !got.Equals(atto(720)) {
 		t.Errorf("the payee got %v attoFIL", got)
 	}
 	ok(chain.Check(ctx))

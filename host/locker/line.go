@@ -195,7 +195,7 @@ func (l *line) see(ctx context.Context) error {
 	}
 	if l.role == lock.Payer {
 		for _, x := range list {
-			secret, err := l.k.paych.PaychSecretOf(ctx, l.ch, x.Hash)
+			secret, err := l.shown(ctx, &x)
 			if err != nil {
 				return err
 			}
@@ -216,6 +216,14 @@ func (l *line) see(ctx context.Context) error {
 		err = l.put(item{tell: true, ask: true}) // what came before was not heard
 	}
 	return err
+}
+
+// shown is what opens a lock of ours, where the chain has shown it.
+func (l *line) shown(ctx context.Context, x *lock.Lock) (*tally.Preimage, error) {
+	if x.Point != 0 {
+		return l.k.paych.PaychSecretOfPoint(ctx, l.ch, pointOf(x.Point, x.Hash))
+	}
+	return l.k.paych.PaychSecretOf(ctx, l.ch, x.Hash)
 }
 
 // ready makes sure that the chain was seen.
@@ -276,6 +284,23 @@ func (l *line) receive(m *Msg) error {
 		*v = got
 		return nil
 	}
+	// A LOCK may be one under a point: what cannot be completed is no lock.
+	locked := func(raw []byte, signer address.Address, v *lock.Voucher) error {
+		if !paych.IsPointLock(raw) {
+			return voucher(raw, signer, v)
+		}
+		p, got, err := decodePoint(raw)
+		if err != nil {
+			return err
+		}
+		t := pointTerms(&got)
+		t.Channel, t.From = l.ch, signer
+		if err := p.Check(&t); err != nil {
+			return fmt.Errorf("%w: %w", ErrSigner, err)
+		}
+		*v = got
+		return nil
+	}
 	var err error
 	switch {
 	case m.Sync:
@@ -285,7 +310,7 @@ func (l *line) receive(m *Msg) error {
 		ev.Kind, ev.Lanes = lock.EvSync, m.Lanes
 	case m.Send == lock.SendLock:
 		ev.Kind = lock.EvLock
-		err = voucher(m.Voucher, theirs, &ev.Voucher)
+		err = locked(m.Voucher, theirs, &ev.Voucher)
 		if err == nil && len(m.Guard) != 0 {
 			err = voucher(m.Guard, theirs, &ev.Guard)
 		}
@@ -305,7 +330,7 @@ func (l *line) receive(m *Msg) error {
 		ev.Kind = lock.EvCancelAcked
 	case m.Send == lock.SendShow:
 		ev.Kind = lock.EvShown
-		err = voucher(m.Voucher, ours, &ev.Voucher)
+		err = locked(m.Voucher, ours, &ev.Voucher)
 	default:
 		err = fmt.Errorf("%w: kind %d", ErrMessage, m.Send)
 	}
@@ -590,14 +615,7 @@ func (l *line) slow(e *lock.Effect) (*lock.Event, error) {
 	ctx := l.ctx(context.WithoutCancel(l.k.ctx))
 	switch e.Kind {
 	case lock.FxKeep:
-		sv, err := paych.DecodeVoucher([]byte(e.Voucher.Raw))
-		if err == nil {
-			if l.k.terms.KindOf(&e.Voucher) == lock.KindPlain || l.role == lock.Payer {
-				err = l.k.paych.PaychVoucherImport(ctx, l.ch, sv)
-			} else {
-				_, err = l.k.paych.PaychVoucherAdd(ctx, l.ch, sv, nil, big.Zero())
-			}
-		}
+		err := l.keep(ctx, &e.Voucher)
 		if l.role == lock.Payer && (errors.Is(err, paych.ErrAmount) || errors.Is(err, paych.ErrNonce)) {
 			return nil, nil // nothing is left that the CANCEL is against
 		}
@@ -636,8 +654,38 @@ func (l *line) slow(e *lock.Effect) (*lock.Event, error) {
 	return nil, fmt.Errorf("locker: effect %d", e.Kind)
 }
 
+// keep puts a voucher into the channel's account.
+func (l *line) keep(ctx context.Context, v *lock.Voucher) error {
+	if v.Point != 0 {
+		p, err := paych.DecodePointLock([]byte(v.Raw))
+		switch {
+		case err != nil:
+			return err
+		case l.role == lock.Payer:
+			return l.k.paych.PaychPointLockImport(ctx, l.ch, p)
+		}
+		return l.k.paych.PaychPointLockAdd(ctx, l.ch, pointTerms(v), p)
+	}
+	sv, err := paych.DecodeVoucher([]byte(v.Raw))
+	if err != nil {
+		return err
+	}
+	if l.k.terms.KindOf(v) == lock.KindPlain || l.role == lock.Payer {
+		return l.k.paych.PaychVoucherImport(ctx, l.ch, sv)
+	}
+	_, err = l.k.paych.PaychVoucherAdd(ctx, l.ch, sv, nil, big.Zero())
+	return err
+}
+
 // sign returns the voucher's bytes, the same however often it is asked for.
 func (l *line) sign(ctx context.Context, v *lock.Voucher) ([]byte, error) {
+	if v.Point != 0 {
+		p, err := l.k.paych.PaychPointLockCreate(ctx, l.ch, pointTerms(v))
+		if err != nil {
+			return nil, fmt.Errorf("locker: lock under a point on lane %d of channel %s: %w", v.Lane, l.ch, err)
+		}
+		return paych.EncodePointLock(p)
+	}
 	r, err := l.k.paych.PaychVoucherCreateSpec(ctx, l.ch, spec(v))
 	if err != nil {
 		return nil, fmt.Errorf("locker: sign on lane %d of channel %s: %w", v.Lane, l.ch, err)
@@ -676,12 +724,19 @@ func (l *line) submit(e lock.Effect) {
 
 func (l *line) publish(e *lock.Effect) error {
 	ctx := l.ctx(l.k.ctx)
+	if e.Voucher.Point != 0 {
+		// It is completed, and that saved, before it goes; it was so when the secret was
+		// shown, unless that failed.
+		if _, err := l.k.paych.PaychVoucherSecret(ctx, l.ch, e.Preimage); err != nil {
+			return err
+		}
+	}
 	sv, err := l.k.paych.PaychVoucherAt(ctx, l.ch, e.Voucher.Lane, e.Voucher.Nonce)
 	if err != nil || sv == nil {
 		return err
 	}
 	var secret []byte
-	if e.Preimage != (tally.Preimage{}) {
+	if e.Preimage != (tally.Preimage{}) && e.Voucher.Point == 0 {
 		secret = e.Preimage[:]
 	}
 	_, err = l.k.paych.PaychVoucherSubmit(ctx, l.ch, sv, secret, nil)

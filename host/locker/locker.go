@@ -63,7 +63,7 @@ func (c *Config) terms(r paych.Rules, finality int64, epoch time.Duration) lock.
 	}
 	return lock.Terms{
 		Finality: finality, Inclusion: int64(r.SubmitMargin), Grace: c.Grace, SettleDelay: int64(r.SettleDelay),
-		Margin: c.Margin, Extension: int64(r.MaxSettleExtension), Skew: c.Skew, Slots: c.Slots,
+		Margin: c.Margin, Extension: int64(r.MaxSettleExtension), Skew: c.Skew, Slots: c.Slots, OpensPoint: opensPoint,
 	}
 }
 
@@ -446,12 +446,18 @@ type Offer struct {
 // Offer makes a lock to p, and returns when it is on disk, signed and with the wire.
 // ErrPending says that the lock stands, or may, all the same, and that its end is told
 // to the carrier. On any other error nothing left us and nothing will: ErrNoChannel,
-// ErrFunds, lock.ErrFull and what else Step says; one that was on disk already, and
+// ErrFunds, lock.ErrFull, paych.ErrPointWallet for a point where our wallet cannot sign
+// under one, and what else Step says; one that was on disk already, and
 // then could not be signed, is told to the carrier as failed too. It may be called
 // again with the same offer.
 func (k *Locker) Offer(ctx context.Context, p peer.ID, o Offer) error {
 	if k.off != nil {
 		return k.off
+	}
+	if o.Point != 0 {
+		if err := k.paych.PaychPointLocks(); err != nil {
+			return err
+		}
 	}
 	l, err := k.line(p, true)
 	if err != nil {

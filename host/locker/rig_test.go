@@ -18,6 +18,7 @@ import (
 	"github.com/tallystick/tally/internal/durable"
 	"github.com/tallystick/tally/internal/durable/durabletest"
 	"github.com/tallystick/tally/paych"
+	"github.com/tallystick/tally/paych/adaptor"
 	"github.com/tallystick/tally/paych/paychtest"
 	"github.com/tallystick/tally/paystream/lock"
 )
@@ -45,6 +46,7 @@ type side struct {
 	tag    string
 	link   paych.Chain // how it reaches the chain
 	every  time.Duration
+	plain  bool // its wallet cannot sign under points
 
 	// Of the present life.
 	manager *paych.Manager
@@ -63,9 +65,11 @@ type rig struct {
 	chain        *paychtest.Chain
 	payer, payee *side
 	ch           address.Address
+	points       bool // locks are under points
 
 	// mu guards the fields below.
 	mu     sync.Mutex
+	given  map[[2]uint64]string // LOCKs that left, by lane and nonce
 	up     bool
 	sent   int
 	onSend func(from *side, n int) (dies, carried bool)
@@ -131,7 +135,11 @@ func (s *side) open() {
 	if testing.Verbose() {
 		quiet = slog.New(slog.NewTextHandler(s.rig.t.Output(), nil)).With("side", s.name)
 	}
-	m, err := paych.Open(ctx, s.disk.Store, s.link, s.wallet, paych.Config{Logger: quiet})
+	var keys paych.Wallet = s.wallet
+	if s.plain {
+		keys = paychtest.Plain{Wallet: s.wallet}
+	}
+	m, err := paych.Open(ctx, s.disk.Store, s.link, keys, paych.Config{Logger: quiet})
 	if err != nil {
 		s.failed("open", err)
 		return
@@ -215,6 +223,9 @@ func (w *wire) Send(_ peer.ID, m *Msg) {
 		return // a ghost speaks
 	}
 	r.mu.Lock()
+	if m.Send == lock.SendLock && !m.Sync {
+		r.once(m.Voucher)
+	}
 	if !r.up {
 		r.mu.Unlock()
 		return
@@ -243,6 +254,28 @@ func (w *wire) Send(_ peer.ID, m *Msg) {
 			}
 		}
 	}
+}
+
+// once sees to it that under one nonce one LOCK leaves, the same bytes each time: two
+// encrypted signatures of one voucher are one bad nonce away from the key. Called with mu
+// held.
+func (r *rig) once(raw []byte) {
+	_, v, err := decode(raw)
+	if paych.IsPointLock(raw) {
+		_, v, err = decodePoint(raw)
+	}
+	if err != nil || (v.Point != 0) != r.points {
+		r.t.Errorf("a LOCK that is none, or of another kind: %+v %v", v, err)
+		return
+	}
+	if r.given == nil {
+		r.given = make(map[[2]uint64]string)
+	}
+	at := [2]uint64{v.Lane, v.Nonce}
+	if had, ok := r.given[at]; ok && had != string(raw) {
+		r.t.Errorf("two LOCKs left under nonce %d of lane %d", v.Nonce, v.Lane)
+	}
+	r.given[at] = string(raw)
 }
 
 func (r *rig) dial() {
@@ -321,10 +354,50 @@ func (r *rig) head() int64 {
 
 func pre(id uint64) tally.Preimage { return tally.Preimage{byte(id), byte(id >> 8), 7} }
 
+// condition is what pre(id) opens.
+func (r *rig) condition(id uint64) (first byte, x tally.Hashlock) {
+	if !r.points {
+		return 0, pre(id).Hashlock()
+	}
+	y := adaptor.Secret(pre(id))
+	p, err := y.Point()
+	if err == nil {
+		first, x, err = lock.PointOf(p)
+	}
+	if err != nil {
+		r.t.Error(err)
+	}
+	return first, x
+}
+
+func (r *rig) offerOf(id uint64, amount tally.Amount, until int64) Offer {
+	first, x := r.condition(id)
+	return Offer{ID: id, Amount: amount, Hash: x, Point: first, Expires: until, Long: true}
+}
+
+// bothKinds runs fn with locks under hashes, and with locks under points.
+func bothKinds(t *testing.T, fn func(t *testing.T, points bool)) {
+	t.Helper()
+	for _, points := range [...]bool{false, true} {
+		t.Run(map[bool]string{false: "hash", true: "point"}[points], func(t *testing.T) { fn(t, points) })
+	}
+}
+
+// inRigs is inRig for both kinds of lock.
+func inRigs(t *testing.T, fn func(t *testing.T, r *rig)) {
+	t.Helper()
+	bothKinds(t, func(t *testing.T, points bool) {
+		inRig(t, func(r *rig) {
+			r.points = points
+			fn(r.t, r)
+		})
+	})
+}
+
 // offer makes lock id over amount until the epoch, again after a crash.
 func (r *rig) offer(id uint64, amount tally.Amount, until int64) error {
 	for {
-		err := r.payer.locker.Offer(context.Background(), r.payee.id, Offer{ID: id, Amount: amount, Hash: pre(id).Hashlock(), Expires: until, Long: true})
+		err := r.payer.locker.Offer(context.Background(), r.payee.id, r.offerOf(id, amount, until))
 		if err == nil || !r.payer.dead() {
 			return err
 		}
