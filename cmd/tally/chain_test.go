@@ -26,6 +26,10 @@ const (
 	binaryEnv  = "TALLY_TEST_BINARY"
 )
 
+// patience is how long a test waits for what processes have to do. Nothing waits for it
+// to pass.
+const patience = 8 * time.Minute
+
 // settleDelay is long beside a restart, and a devnet mines it in a moment.
 const settleDelay = 800
 
@@ -43,7 +47,7 @@ func fil(n int64) *big.Int { return new(big.Int).Mul(big.NewInt(n), big.NewInt(1
 
 func newTown(t *testing.T, netFlags ...string) *town {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	w := &town{t: t, ctx: ctx, dir: t.TempDir(), bin: os.Getenv(binaryEnv)}
 	if w.bin == "" {

@@ -134,7 +134,7 @@ func (p *paytown) agree(paid uint64) {
 // the restart, the payment is complete when the other comes, and nobody loses a unit.
 func TestKillUnderAPayment(t *testing.T) {
 	t.Parallel()
-	p := newPaytown(t, 4*time.Minute)
+	p := newPaytown(t, patience)
 	const half = 65
 	var paid uint64
 	for victim, name := range map[int]string{0: "payer", 1: "hop", 3: "payee"} {

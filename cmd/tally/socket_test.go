@@ -4,7 +4,6 @@ import (
 	"context"
 	"os"
 	"testing"
-	"time"
 
 	"github.com/tallystick/tally/host/rpc"
 	"github.com/tallystick/tally/testnet"
@@ -18,7 +17,7 @@ func TestKillUnderASocket(t *testing.T) {
 	for victim, name := range []string{"payer", "hop", "payee"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			w := &town{t: t, ctx: ctx, dir: t.TempDir(), bin: os.Getenv(binaryEnv)}
 			if w.bin == "" {
