@@ -106,7 +106,7 @@ type Locks struct {
 	mu     sync.Mutex
 	closed bool
 	offers map[forward.HeldLock]*forward.Msg // what goes with our locks
-	whys   map[forward.HeldLock]*forward.Msg // what goes with our CANCELs
+	whys   lockWhys                          // what goes with our CANCELs
 	queues map[peer.ID][]*locker.Msg         // with an entry: its goroutine runs
 }
 
@@ -146,8 +146,11 @@ func openLocks(ctx context.Context, store *durable.Store, ground *lockGround, cf
 		return nil, "", errors.Join(refuse("lower lock_grace and lock_margin, use a chain whose channels settle longer, or set locks to auto", "locks are required: %w", off), k.Close())
 	}
 	l = &Locks{
-		keeper: k, manager: ground.manager, links: ground.links, every: ground.params.Epoch, fee: ground.fee, log: log, offers: make(map[forward.HeldLock]*forward.Msg), whys: make(map[forward.HeldLock]*forward.Msg),
+		keeper: k, manager: ground.manager, links: ground.links, every: ground.params.Epoch, fee: ground.fee, log: log, offers: make(map[forward.HeldLock]*forward.Msg), whys: newLockWhys(),
 		queues: make(map[peer.ID][]*locker.Msg),
+	}
+	if err := l.whys.restore(ctx, store); err != nil {
+		return nil, "", errors.Join(err, k.Close())
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l, "", nil
@@ -160,8 +163,10 @@ func (l *Locks) begin(engine *forward.Engine) {
 	for _, h := range engine.HeldLocks() {
 		held[h] = true
 	}
+	stands := make(map[forward.HeldLock]bool)
 	for _, r := range l.keeper.List() {
 		id := forward.HeldLock{Peer: r.Peer, ID: r.ID}
+		stands[id] = stands[id] || r.Role == lock.Payee
 		if r.Role == lock.Payer {
 			if m, ok := engine.OfferOf(r.Peer, r.ID); ok {
 				l.offers[id] = &m
@@ -176,6 +181,7 @@ func (l *Locks) begin(engine *forward.Engine) {
 	for id := range held {
 		l.ended = append(l.ended, id)
 	}
+	l.whys.keep(stands)
 }
 
 // start begins the work, before the engine and the sessions do.
@@ -374,7 +380,7 @@ func (l *Locks) Receive(p peer.ID, m *forward.Msg) {
 	case forward.MsgRejectAck:
 		msg.Send = lock.SendCancelAck
 		l.mu.Lock()
-		delete(l.whys, forward.HeldLock{Peer: p, ID: m.ID})
+		l.whys.drop(forward.HeldLock{Peer: p, ID: m.ID})
 		l.mu.Unlock()
 	case forward.MsgShow:
 		msg.Send = lock.SendShow
@@ -479,14 +485,14 @@ func (l *Locks) Show(p peer.ID, id uint64, preimage tally.Preimage, owed bool, r
 func (l *Locks) Give(p peer.ID, id uint64, why *forward.Msg) {
 	key := forward.HeldLock{Peer: p, ID: id}
 	l.mu.Lock()
-	l.whys[key] = why
+	record := l.whys.put(key, why)
 	l.mu.Unlock()
-	l.again(func() error { return l.keeper.Give(l.ctx, p, id, nil) }, func(err error) {
+	l.again(func() error { return l.keeper.Give(l.ctx, p, id, record) }, func(err error) {
 		if err == nil {
 			return
 		}
 		l.mu.Lock()
-		delete(l.whys, key)
+		l.whys.drop(key)
 		l.mu.Unlock()
 		if !errors.Is(err, lock.ErrUnknown) { // which is over already
 			l.log.Warn("lock not given up", "peer", p, "lock", id, "err", err)
@@ -565,7 +571,7 @@ func (l *Locks) Send(p peer.ID, m *locker.Msg) {
 	case m.Send == lock.SendCancel:
 		out.Kind, out.Code, out.Hop = forward.MsgReject, forward.CodeInternal, 1
 		l.mu.Lock()
-		why := l.whys[key]
+		why := l.whys.of[key]
 		l.mu.Unlock()
 		if why != nil {
 			out.Code, out.Hop, out.Headroom, out.Data = why.Code, why.Hop, why.Headroom, why.Data

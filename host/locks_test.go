@@ -13,6 +13,7 @@ import (
 	"github.com/tallystick/tally/host/repo"
 	"github.com/tallystick/tally/paych/lotus"
 	"github.com/tallystick/tally/paystream/forward"
+	"github.com/tallystick/tally/paystream/lock"
 	"github.com/tallystick/tally/paystream/payments"
 	"github.com/tallystick/tally/swap"
 )
@@ -289,5 +290,62 @@ func TestPaymentBeforeTheChannelIsReady(t *testing.T) {
 	}
 	if r, _ := locks.Room(payee.id()); r.Coming >= r.Free {
 		t.Errorf("%d are on their way into a channel that is open, with %d", r.Coming, r.Free)
+	}
+}
+
+// What a payee said while its hub was away, the payer hears although the payee was
+// started anew since: not only that something went wrong, but that it was refused.
+func TestReasonOutlivesARestart(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	n := newLockNet(ctx, t, 0, 3)
+	n.open(ctx)
+	payer, hub, payee := n.nodes[0], n.nodes[1], n.nodes[2]
+	i, err := payee.pays().NewInvoice(ctx, payments.InvoiceRequest{Amount: 2000, Hold: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := make(chan bool, 1)
+	go func() { // ends with the payment
+		r, err := n.pay(ctx, i)
+		refused <- err != nil && r.Refused
+	}()
+	n.until(ctx, "the held invoice", func() bool {
+		v, err := payee.pays().Invoice(ctx, i.Hash)
+		return err == nil && v.Status == payments.InvoiceHeld
+	})
+	hub.leave()
+	if err := payee.pays().Cancel(ctx, i.Hash); err != nil {
+		t.Fatal(err)
+	}
+	locks, err := payee.Locks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.until(ctx, "the payee to give the lock up", func() bool {
+		list := locks.List()
+		return len(list) == 1 && list[0].Phase == lock.Given
+	})
+	payee.leave()
+	payee.back()
+	hub.back()
+	hub.meet(ctx, payee)
+	hub.meet(ctx, payer)
+	select {
+	case is := <-refused:
+		if !is {
+			t.Error("the payer does not hear that it was refused")
+		}
+	case <-ctx.Done():
+		t.Fatal(ctx.Err())
+	}
+	_, parts, err := payer.pays().Payment(ctx, i.Hash)
+	if err != nil || len(parts) == 0 {
+		t.Fatal(err, len(parts))
+	}
+	for _, p := range parts {
+		if p.Failure.Code == payments.FailHop {
+			t.Errorf("part %d failed without a reason", p.ID)
+		}
 	}
 }
