@@ -429,7 +429,7 @@ func (c *SocketCarrier) Send(p *paystream.Outgoing) error {
 	c.once.Do(func() { c.decided = c.Answered })
 	err := c.Engine.Send(&forward.Packet{
 		Dest: p.Dest.Peer, Token: p.Dest.Token, Via: p.Dest.Via, Amount: p.Amount, Expires: p.Expires,
-		Condition: forward.Blake2b(p.Condition), Part: forward.PartID(p.ID), Data: p.Data,
+		Condition: forward.Blake2b(p.Condition), Preimage: p.Preimage, Part: forward.PartID(p.ID), Data: p.Data,
 		Record: p.Record, Owner: p, Decided: c.decided,
 	}, nil)
 	if errors.Is(err, forward.ErrBusy) {

@@ -29,7 +29,10 @@ type Outgoing struct {
 	Amount    tally.Amount
 	Expires   time.Time
 	Condition tally.Hashlock
-	Data      []byte
+	// Preimage opens the condition, where the packet has an amount: an answer can be
+	// compared with it.
+	Preimage tally.Preimage
+	Data     []byte
 	// Record is nil where nothing depends on the packet.
 	Record Record
 
@@ -51,7 +54,8 @@ type Incoming struct {
 
 // Decision is what an endpoint makes of a packet: Preimage where Fulfil is set,
 // else a reject, with sealed Data for the payer either way. Without Data the
-// reject says nothing, and is the same for everything that does not authenticate.
+// reject says nothing, and is the same for everything that does not authenticate. Data is
+// good until the next call of the handler.
 type Decision struct {
 	Fulfil   bool
 	Preimage tally.Preimage

@@ -87,6 +87,7 @@ type Conn struct {
 	armed   time.Duration
 	plain   []byte
 	inner   []byte
+	sealed  []byte // the last reply
 	streams Streams
 
 	peerAsset Asset

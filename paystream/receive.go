@@ -101,9 +101,13 @@ func (c *Conn) handle(in *Incoming, now time.Duration) Decision {
 		c.sign(reply)
 	}
 	c.inner = reply.Append(c.inner[:0])
-	if d.Data, err = c.sess.SealReply(nil, &o, reply.Kind, c.inner); err != nil && !d.Fulfil {
+	if cap(c.sealed) > maxSpareData {
+		c.sealed = nil
+	}
+	if c.sealed, err = c.sess.SealReply(c.sealed[:0], &o, reply.Kind, c.inner); err != nil && !d.Fulfil {
 		return Decision{}
 	}
+	d.Data = c.sealed
 	return d
 }
 

@@ -269,9 +269,10 @@ func (s *Session) seal(p *pair, dst []byte, kind Kind, inner []byte) ([]byte, er
 	return p.ownKeys.aead.Seal(dst, p.ownKeys.counter(h.Counter), inner, dst[at:at+headerSize]), nil
 }
 
-// Condition returns the condition of a prepare that Seal made.
-func (s *Session) Condition(env []byte) tally.Hashlock {
-	return s.live.ownKeys.preimage(env).Hashlock()
+// Condition returns the condition of a prepare that Seal made, and what opens it.
+func (s *Session) Condition(env []byte) (tally.Preimage, tally.Hashlock) {
+	p := s.live.ownKeys.preimage(env)
+	return p, p.Hashlock()
 }
 
 // Opened is a packet of the peer that is authentic.

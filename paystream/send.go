@@ -189,7 +189,7 @@ func (c *Conn) seal(list []*Outgoing, now time.Duration, kind outKind, n tally.A
 	}
 	o.Record = nil
 	if kind == outMoney {
-		o.Condition = c.sess.Condition(env)
+		o.Preimage, o.Condition = c.sess.Condition(env)
 		if c.records != nil {
 			h, _ := c.sock.holds.Get(id)
 			o.Record = func(b *durable.Batch) { c.recordHold(b, o, h) }
@@ -233,7 +233,8 @@ func (c *Conn) lands(o *Outgoing) {
 	o.at = -1
 }
 
-// maxSpareData bounds the envelope that is kept with a packet.
+// maxSpareData bounds the envelope that is kept with a packet, or with a socket, for its
+// memory.
 const maxSpareData = 512
 
 // reuse gives back a packet that was decided, and that its carrier does not hold any

@@ -38,10 +38,17 @@ type circuit struct {
 	fulfilled bool
 	// kept: of a packet for us, that its endpoint decides it, and no clock before
 	// the late hold is over; of one of our own, that its result is kept.
-	kept     bool
+	kept bool
+	// preimage of a packet that was fulfilled; of one of our own, what its sender
+	// expects, if anything.
 	preimage tally.Preimage
 	ref      uint64  // of a packet of our own; 0: sent before a restart
 	lk       *locked // nil: both sides are on credit
+}
+
+// expects reports whether p is what the sender of a packet of our own said.
+func (c *circuit) expects(p *tally.Preimage) bool {
+	return c.preimage == *p && c.preimage != tally.Preimage{}
 }
 
 // ends is when a packet for us that nobody decides is rejected.

@@ -37,6 +37,7 @@ type Decision struct {
 	// late it is.
 	Owed bool
 	Code Code
+	// Data of what Handler.Packet returns is good until it is called again.
 	Data []byte
 	// Record, where set, adds records of the endpoint to the batch that the
 	// fulfil is saved with, before it leaves. The engine calls it once, on its

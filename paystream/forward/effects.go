@@ -52,7 +52,7 @@ func (e *Engine) carryOut() error {
 		}
 	}
 	clear(e.fx)
-	e.fx = e.fx[:0]
+	e.fx, e.answers = e.fx[:0], e.answers[:0]
 	e.hop.Reset()
 	return nil
 }

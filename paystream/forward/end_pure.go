@@ -18,7 +18,7 @@ func (h *Hop) fulfil(now int64, l *link, m *Msg, fx []Effect) ([]Effect, error) 
 	if now >= c.expiresOut+lateHold {
 		return h.undo(c, h.timeout(), fx), nil // who repeats it is acked
 	}
-	if !h.opens(&c.condition, &m.Preimage) {
+	if !c.expects(&m.Preimage) && !h.opens(&c.condition, &m.Preimage) {
 		return fx, errPreimage
 	}
 	if c.in != nil && !c.lockedIn() {

@@ -111,6 +111,7 @@ type Engine struct {
 	stats   stats
 	told    Result // scratch, for those who are told
 	offered Delivery
+	answers []byte  // data of messages in fx
 	noted   []Event // of locks, found at the start
 	showing map[lockID]showing
 }

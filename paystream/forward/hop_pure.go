@@ -413,6 +413,7 @@ func (h *Hop) send(now int64, ev *Event, fx []Effect) []Effect {
 	id, fx = h.takeID(fx)
 	c := h.newCircuit()
 	c.key, c.mark, c.ref, c.kept = id, next.asked, ev.Ref, ev.Keep
+	c.preimage, m.Preimage = m.Preimage, tally.Preimage{}
 	c.out, c.amountOut, c.expiresOut = next, m.Amount, m.Expires
 	c.condition, c.part = m.Condition, m.Part
 	c.size = len(m.Data)

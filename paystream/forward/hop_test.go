@@ -763,3 +763,31 @@ func TestMaxKept(t *testing.T) {
 		t.Error("a rule that cannot work passes")
 	}
 }
+
+// TestExpectedPreimage: what the sender says opens its packet spares a hash, and
+// takes nothing from what else opens it.
+func TestExpectedPreimage(t *testing.T) {
+	for _, c := range []struct {
+		name          string
+		said, answers tally.Preimage
+		paid          bool
+	}{
+		{"as said", testSecret, testSecret, true},
+		{"said nothing", tally.Preimage{}, testSecret, true},
+		{"said another", tally.Preimage{7}, testSecret, true},
+		{"another than said", testSecret, tally.Preimage{7}, false},
+		{"nothing, as said", tally.Preimage{}, tally.Preimage{}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			x := newHopBench(t, Rules{})
+			m := x.do(Event{Kind: EvSend, Ref: 1, Msg: testPrepare(1, func(m *Msg) { m.Preimage = c.said })})[0].Msg
+			if m.Kind != MsgPrepare || m.Preimage != (tally.Preimage{}) {
+				t.Fatalf("sent %+v", m)
+			}
+			fx, err := x.step(Event{Kind: EvMessage, Peer: "right", Msg: &Msg{Kind: MsgFulfil, ID: m.ID, Preimage: c.answers}})
+			if c.paid && (err != nil || fx[0].Kind != FxResult) || !c.paid && !errors.Is(err, errPreimage) {
+				t.Fatal(fx, err)
+			}
+		})
+	}
+}

@@ -72,7 +72,7 @@ func (e *Engine) Send(p *Packet, done func(*Result)) error {
 	}
 	s := sendings.Get().(*sending)
 	s.msg = Msg{
-		Kind: MsgPrepare, Amount: p.Amount, Expires: e.clock(p.Expires), Condition: p.Condition, Part: p.Part,
+		Kind: MsgPrepare, Amount: p.Amount, Expires: e.clock(p.Expires), Condition: p.Condition, Preimage: p.Preimage, Part: p.Part,
 		HopsLeft: MaxHops, MayLock: p.MayLock, Dest: p.Dest, Token: p.Token, Via: p.Via, Data: p.Data,
 	}
 	if s.msg.Part == (PartID{}) {

@@ -17,6 +17,8 @@ type Packet struct {
 	Amount    tally.Amount
 	Expires   time.Time
 	Condition Condition
+	// Preimage, where the sender knows it, spares hashing the answer.
+	Preimage tally.Preimage
 	// Part is drawn where it is zero.
 	Part PartID
 	Data []byte

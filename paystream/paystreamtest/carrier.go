@@ -267,7 +267,9 @@ func (n *Net) arrive(in *paystream.Incoming, dest peer.ID, w Way, lost bool) *pa
 	}
 	var d paystream.Decision
 	err := node.commit(func(b *durable.Batch) bool {
-		if d = node.handler.Packet(in); !d.Fulfil {
+		d = node.handler.Packet(in)
+		d.Data = bytes.Clone(d.Data)
+		if !d.Fulfil {
 			return false
 		}
 		if !d.Preimage.Opens(in.Condition) {

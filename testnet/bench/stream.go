@@ -290,7 +290,8 @@ func (r *payRun) send(s *slot) {
 	}
 	r.seq++
 	binary.BigEndian.PutUint64(s.packet.Data, r.seq)
-	s.packet.Condition = forward.Blake2b(preimageOf(s.packet.Data).Hashlock())
+	s.packet.Preimage = preimageOf(s.packet.Data)
+	s.packet.Condition = forward.Blake2b(s.packet.Preimage.Hashlock())
 	binary.BigEndian.PutUint64(s.packet.Part[:], r.seq)
 	s.packet.Part[15] = 1
 	s.packet.Expires = s.begun.Add(packetExpires)
