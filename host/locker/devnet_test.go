@@ -25,7 +25,7 @@ func TestPayerVanishesOnDevnet(t *testing.T) { bothKinds(t, payerVanishesOnDevne
 
 func payerVanishesOnDevnet(t *testing.T, points bool) {
 	const token = "0123456789abcdef0123456789abcdef"
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	ok := func(err error) {
 		t.Helper()

@@ -7,7 +7,10 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/filecoin-project/go-state-types/abi"
+
 	"github.com/tallystick/tally/paych"
+	"github.com/tallystick/tally/paych/actor"
 	"github.com/tallystick/tally/paystream/lock"
 )
 
@@ -183,5 +186,49 @@ func TestShownPointLock(t *testing.T) {
 				t.Errorf("lock 3 is on lane %d", row.Lane)
 			}
 		}
+	})
+}
+
+// What the line submits is the completed voucher, saved before, and no secret beside it:
+// that would show it to everybody, and not to the payer alone.
+func TestClaimShowsNoSecret(t *testing.T) {
+	inPoints(t, func(t *testing.T, r *rig) {
+		ctx := context.Background()
+		r.onSend = func(from *side, _ int) (bool, bool) { return false, from == r.payer } // the fulfil is lost
+		if err := r.offer(1, 700, r.head()+26); err != nil {
+			t.Fatal(err)
+		}
+		r.pass(1)
+		l := r.payee.locker.lines[r.ch]
+		first, x := r.condition(1)
+		claim := &lock.Effect{
+			Kind: lock.FxSubmit, Lane: 1, ID: 1, Preimage: pre(1),
+			Voucher: lock.Voucher{Lane: 1, Nonce: 1, Amount: 700, Hash: x, Point: first, Expires: r.payee.locker.List()[0].Expires},
+		}
+		// The account has not heard of the secret: it is completed on the way.
+		if err := l.publish(claim); err != nil {
+			t.Fatal(err)
+		}
+		r.pass(1)
+		calls, err := r.chain.Calls(ctx, r.ch, 0, abi.ChainEpoch(r.head()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		claims := 0
+		for i := range calls {
+			m, _ := actor.DecodeMsg(calls[i].Method, calls[i].Params)
+			if m.Update == nil {
+				continue
+			}
+			claims++
+			if !calls[i].ExitCode.IsSuccess() || len(m.Update.Secret) != 0 {
+				t.Errorf("exit %d, %d bytes of a secret", calls[i].ExitCode, len(m.Update.Secret))
+			}
+		}
+		if claims != 1 {
+			t.Errorf("%d claims", claims)
+		}
+		r.pass(4)
+		r.expect(r.payer, map[uint64]string{1: "paid"})
 	})
 }
