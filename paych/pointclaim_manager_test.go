@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-state-types/abi"
@@ -576,4 +577,69 @@ func (r *crashRun) pointLife() {
 			t.Errorf("%s: %v, final %+v", n.name, info.Phase, info.Final)
 		}
 	}
+}
+
+// waitingWallet signs under a point when it is let.
+type waitingWallet struct {
+	*paychtest.Wallet
+	let chan struct{}
+}
+
+func (w *waitingWallet) SignUnder(ctx context.Context, a address.Address, msg []byte, y adaptor.Point) (adaptor.Signature, adaptor.Point, error) {
+	<-w.let
+	return w.Wallet.SignUnder(ctx, a, msg, y)
+}
+
+// Two calls at one time have one lock. And a stop between the taking of a nonce and its
+// signature leaves the nonce used, where anything of the lane was saved meanwhile: what
+// was being signed then may be anywhere, and is never signed again.
+func TestPointLockUnderWay(t *testing.T) {
+	inSlots(t, 100, func(w *town, own context.Context, ch address.Address) {
+		p, q := w.payer, w.payee
+		_, y := secretOf(1)
+		terms := termsOf(y, 1, 1, 0, 40, w.head()+30)
+		p.down()
+		slow := &waitingWallet{Wallet: p.wallet, let: make(chan struct{})}
+		m, err := paych.Open(w.ctx, p.store, w.chain, slow, p.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Manager = m
+		type answer struct {
+			l   *paych.PointLock
+			err error
+		}
+		answers := make(chan answer, 2)
+		for range 2 {
+			go func() { // ends with the answer
+				l, err := p.PaychPointLockCreate(own, ch, terms)
+				answers <- answer{l, err}
+			}()
+		}
+		synctest.Wait()
+		p.funds(ch, 100, 40, 0, 60)
+		// The lane is saved while its lock is being signed.
+		r, err := q.PaychVoucherCreateSpec(own, ch, paych.VoucherSpec{Lane: 1, Nonce: 2, Amount: atto(0)})
+		if err == nil {
+			_, err = p.PaychVoucherAdd(own, ch, r.Voucher, nil, atto(0))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		crashed := copyOf(w.ctx, t, p.store)
+		close(slow.let)
+		first, second := <-answers, <-answers
+		if first.err != nil || second.err != nil || !bytes.Equal(encoded(t, first.l), encoded(t, second.l)) || p.wallet.Under() != 1 {
+			t.Errorf("%v, %v, signed %d times", first.err, second.err, p.wallet.Under())
+		}
+		p.stop()
+		p.store = crashed
+		p.start()
+		for _, nonce := range [...]uint64{1, 2} {
+			terms.Nonce = nonce
+			if l, err := p.PaychPointLockCreate(own, ch, terms); !errors.Is(err, paych.ErrNonce) {
+				t.Errorf("nonce %d is signed again: %v %v", nonce, l, err)
+			}
+		}
+	})
 }
