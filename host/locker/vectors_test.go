@@ -13,6 +13,7 @@ import (
 
 	"github.com/tallystick/tally"
 	"github.com/tallystick/tally/paych"
+	"github.com/tallystick/tally/paych/adaptor"
 	"github.com/tallystick/tally/paych/paychtest"
 	"github.com/tallystick/tally/paystream/lock"
 )
@@ -100,6 +101,7 @@ func TestLockVectors(t *testing.T) {
 	step(lock.Event{Kind: lock.EvSigned, ID: 9, Voucher: v})
 	step(lock.Event{Kind: lock.EvUnlockAcked, ID: 9})
 	digest("paid")
+	pointVectors(t, payer, ch, from, terms, line)
 
 	const file = "testdata/vectors.txt"
 	if *update {
@@ -119,10 +121,77 @@ func TestLockVectors(t *testing.T) {
 	}
 }
 
+// pointVectors are those of a lock under a point: the LOCK as it travels, the voucher that
+// it is completed to, and the digest of its lane.
+func pointVectors(t *testing.T, payer *paychtest.Wallet, ch, from address.Address, terms lock.Terms, line func(name, value string)) {
+	t.Helper()
+	secret := adaptor.Secret{31: 2}
+	y, err := secret.Point()
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, x, err := lock.PointOf(y)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := lock.Voucher{Lane: 1, Nonce: 1, Amount: 700, Hash: x, Point: first, Expires: 4900}
+	pt := pointTerms(&want)
+	pt.Channel, pt.From = ch, from
+	l, err := paych.SignPointLock(t.Context(), payer, &pt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := paych.EncodePointLock(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	terms.OpensPoint = opensPoint
+	_, got, err := decodePoint(raw)
+	got.Raw = ""
+	if err != nil || got != want || terms.KindOf(&got) != lock.KindPoint {
+		t.Errorf("reads as %+v: %v", got, err)
+	}
+	done, err := l.Complete(&secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	completed, err := paych.EncodeVoucher(done)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line("secret", secret.Hex())
+	line("point", y.String())
+	line("point lock", hex.EncodeToString(raw))
+	line("completed", hex.EncodeToString(completed))
+	side := lock.New(lock.Payer, terms)
+	for _, ev := range []lock.Event{
+		{Kind: lock.EvChain, Head: lock.View{Height: 4000}, Final: lock.View{Height: 3995}},
+		{Kind: lock.EvOffer, ID: 9, Amount: 700, Hash: x, Point: first, Expires: 4900},
+	} {
+		if _, err := side.Step(4000, &ev, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	digest := side.States()[0].Digest
+	line("digest point", hex.EncodeToString(digest[:]))
+	line("record point", hex.EncodeToString(side.Record(1)))
+}
+
 // Amounts that are no whole units, and forms that no slot knows, are refused.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte{0x8b})
+	if all, err := os.ReadFile("testdata/vectors.txt"); err == nil {
+		for text := range strings.FieldsSeq(string(all)) {
+			if raw, err := hex.DecodeString(text); err == nil {
+				f.Add(raw)
+			}
+		}
+	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
+		if p, v, err := decodePoint(raw); err == nil &&
+			(!atto(v.Amount).Equals(p.Voucher.Amount) || v.Raw != string(raw) || v.Locked || pointOf(v.Point, v.Hash) != p.Point) {
+			t.Fatalf("a lock under %s reads as %+v", p.Point, v)
+		}
 		sv, v, err := decode(raw)
 		if err != nil {
 			return
