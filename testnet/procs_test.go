@@ -136,22 +136,26 @@ func TestScenariosOfLocks(t *testing.T) {
 func TestSlotsOfATab(t *testing.T) {
 	row := func(lane, nonce uint64, units, hash, origin string, redeemed bool) rpc.VoucherRow {
 		return rpc.VoucherRow{
-			VoucherInfo: rpc.VoucherInfo{Lane: lane, Nonce: nonce, Amount: units + "000000000", SecretHash: hash}, Origin: origin, Redeemed: redeemed,
+			VoucherInfo: rpc.VoucherInfo{Lane: lane, Nonce: nonce, Amount: units + "000000000", SecretHash: hash, Signature: "01"},
+			Origin:      origin, Redeemed: redeemed,
 		}
 	}
+	underPoint := row(1, 3, "90", "", "received", false)
+	underPoint.Signature = ""
 	unlocked := []rpc.VoucherRow{row(1, 1, "70", "aa", "received", false), row(1, 2, "70", "", "received", false)}
 	for name, tt := range map[string]struct {
 		rows []rpc.VoucherRow
 		want Tab
 	}{
-		"unlocked":          {unlocked, Tab{SlotsPaid: 70}},
-		"then locked":       {append(unlocked, row(1, 3, "90", "bb", "received", false)), Tab{SlotsPaid: 70}},
-		"then claimed":      {append(unlocked, row(1, 3, "90", "bb", "received", true)), Tab{SlotsPaid: 90, SlotsRedeemed: 90}},
-		"then cancelled":    {append(unlocked, row(1, 3, "90", "bb", "received", false), row(1, 4, "70", "", "refund", false)), Tab{SlotsPaid: 70}},
-		"cancel submitted":  {append(unlocked, row(1, 3, "90", "bb", "received", true), row(1, 4, "70", "", "refund", true)), Tab{SlotsPaid: 70, SlotsRedeemed: 70, CancelsOnChain: 1}},
-		"guard":             {[]rpc.VoucherRow{row(guardLane, 1, "0", "", "received", true)}, Tab{Guarded: true}},
-		"guard, not needed": {[]rpc.VoucherRow{row(guardLane, 1, "0", "", "received", false)}, Tab{}},
-		"two slots":         {append(unlocked, row(2, 2, "5", "", "received", true)), Tab{SlotsPaid: 75, SlotsRedeemed: 5}},
+		"unlocked":           {unlocked, Tab{SlotsPaid: 70}},
+		"then locked":        {append(unlocked, row(1, 3, "90", "bb", "received", false)), Tab{SlotsPaid: 70}},
+		"then under a point": {append(unlocked, underPoint), Tab{SlotsPaid: 70}},
+		"then claimed":       {append(unlocked, row(1, 3, "90", "bb", "received", true)), Tab{SlotsPaid: 90, SlotsRedeemed: 90}},
+		"then cancelled":     {append(unlocked, row(1, 3, "90", "bb", "received", false), row(1, 4, "70", "", "refund", false)), Tab{SlotsPaid: 70}},
+		"cancel submitted":   {append(unlocked, row(1, 3, "90", "bb", "received", true), row(1, 4, "70", "", "refund", true)), Tab{SlotsPaid: 70, SlotsRedeemed: 70, CancelsOnChain: 1}},
+		"guard":              {[]rpc.VoucherRow{row(guardLane, 1, "0", "", "received", true)}, Tab{Guarded: true}},
+		"guard, not needed":  {[]rpc.VoucherRow{row(guardLane, 1, "0", "", "received", false)}, Tab{}},
+		"two slots":          {append(unlocked, row(2, 2, "5", "", "received", true)), Tab{SlotsPaid: 75, SlotsRedeemed: 5}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got Tab
