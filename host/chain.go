@@ -366,7 +366,7 @@ func (c *chain) openSettler(ctx context.Context, s *durable.Store, cfg settler.C
 
 // lockGround is what locks stand on, in mode hard.
 func (c *chain) lockGround() *lockGround {
-	return &lockGround{manager: c.manager, params: c.facts.params(), links: c.settler, fee: c.link.RedeemFee}
+	return &lockGround{manager: c.manager, params: c.facts.params(), links: c.settler, fee: c.link.RedeemFee, wallet: c.wallet}
 }
 
 func settlerConfig(cfg repo.Config, log *slog.Logger) settler.Config {

@@ -60,6 +60,16 @@ type lockGround struct {
 	links   locker.Links
 	// fee is what it costs to claim a lock, in attoFIL; nil: nothing.
 	fee func(context.Context) (big.Int, error)
+	// wallet has the key that signatures are sold of.
+	wallet paych.Wallet
+}
+
+// walletOf is nil without a chain.
+func (g *lockGround) walletOf() paych.Wallet {
+	if g == nil {
+		return nil
+	}
+	return g.wallet
 }
 
 // lockSessions are the packet sessions with neighbours: a packetnet.Service.
@@ -294,6 +304,15 @@ func (l *Locks) warm() {
 	}
 }
 
+// points reports whether locks under points are made and taken.
+func (l *Locks) points() bool {
+	if l == nil || l.keeper.Off() != nil {
+		return false
+	}
+	terms := l.keeper.Terms()
+	return terms.OpensPoint != nil
+}
+
 // up tells that a session with p has begun.
 func (l *Locks) up(p peer.ID) { l.keeper.Up(p) }
 
@@ -309,7 +328,10 @@ func (l *Locks) Times() (lock.Terms, lock.Clock, bool) {
 // Room implements forward.Locks.
 func (l *Locks) Room(p peer.ID) (forward.Room, bool) {
 	w, ok := l.Way(p)
-	return forward.Room{Free: w.Free, Coming: l.coming(p, w.Free), Slots: int(l.keeper.Terms().Slots)}, ok
+	info, _ := l.packets.Info(p)
+	return forward.Room{
+		Free: w.Free, Coming: l.coming(p, w.Free), Slots: int(l.keeper.Terms().Slots), Points: info.PointLocks && l.points(),
+	}, ok
 }
 
 // coming is the money of ours that is on its way into the channel to p, or is there and
@@ -436,7 +458,7 @@ func (l *Locks) Offer(p peer.ID, id uint64, until int64, m *forward.Msg, record 
 	long := until > terms.Horizon(clock.Head)-terms.Skew
 	l.spawn(func() { // ends when the lock is signed, or refused, or with close
 		err := l.keeper.Offer(l.ctx, p, locker.Offer{
-			ID: id, Amount: m.Amount, Hash: m.Condition.Digest, Expires: until, Long: long, Record: record,
+			ID: id, Amount: m.Amount, Hash: m.Condition.Digest, Point: m.Condition.Point, Expires: until, Long: long, Record: record,
 		})
 		if err == nil || errors.Is(err, locker.ErrPending) || errors.Is(err, locker.ErrClosed) || l.ctx.Err() != nil {
 			return // its end is told, or found at the next start
@@ -471,6 +493,8 @@ func offerCode(err error) (forward.Code, tally.Amount) {
 		return forward.CodeBusy, 0
 	case errors.Is(err, locker.ErrStopped):
 		return forward.CodeInternal, 0
+	case errors.Is(err, lock.ErrPoint): // not by this wallet, or in this channel
+		return forward.CodeUnsupported, 0
 	default:
 		return forward.CodeHeadroom, 0
 	}

@@ -16,8 +16,9 @@ import (
 // lockWays tells what locks need of time.
 type lockWays interface {
 	// lockTime is what the hops of a way, the first neighbour at its begin, add to the
-	// time of a part that this neighbour takes under a lock alone; else 0.
-	lockTime(way []peer.ID, amount tally.Amount) time.Duration
+	// time of a part that this neighbour takes under a lock alone, as it does under a
+	// point; else 0.
+	lockTime(way []peer.ID, amount tally.Amount, point bool) time.Duration
 	// lockCertainBy is when a part under a lock is decided that expires then.
 	lockCertainBy(expires time.Time) time.Time
 }
@@ -26,10 +27,10 @@ var _ lockWays = (*Node)(nil)
 
 // lockTime sums what neighbours say of their hop deltas: the first in its hello, the
 // others in adverts. None counts for less than ours.
-func (n *Node) lockTime(way []peer.ID, amount tally.Amount) time.Duration {
+func (n *Node) lockTime(way []peer.ID, amount tally.Amount, point bool) time.Duration {
 	room, err := n.book.HeadroomPacket(way[0], swap.Consume)
 	lane, ok := n.locks.Way(way[0])
-	if err != nil || !ok || amount <= room || amount > lane.Free || amount < n.locks.Least() {
+	if err != nil || !ok || amount <= room && !point || amount > lane.Free || amount < n.locks.Least() {
 		return 0
 	}
 	terms, epoch := n.locks.Terms(), n.locks.epoch()

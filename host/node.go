@@ -131,6 +131,7 @@ type Node struct {
 
 	payments *payments.Service // nil without Config.Payments, as the rest
 	parts    *partCarrier
+	curve    *curve
 	holds    *holds // nil without Config.Holds
 	ways     *ways
 	rules    forward.Rules

@@ -92,7 +92,7 @@ func (n *Node) openPayments(ctx context.Context, cfg PaymentsConfig, carrier *pa
 	private := n.host.Peerstore().PrivKey(n.host.ID())
 	s, err := payments.Open(ctx, payments.Config{
 		Self: n.host.ID(), Realm: realmText(n.book.Realm()), Store: n.store, Carrier: carrier, Router: n.ways,
-		Sign: private.Sign, Hints: n.ways.hints, Logger: n.log,
+		Sign: private.Sign, Hints: n.ways.hints, Curve: n.curve, Logger: n.log,
 	})
 	if err != nil {
 		return err
@@ -178,9 +178,17 @@ func (c *partCarrier) hasIt(id payments.PartID) bool {
 func (c *partCarrier) Send(p *payments.Outgoing) error {
 	c.adopt([]payments.PartID{p.PartID})
 	return c.engine.Send(&forward.Packet{
-		Dest: p.Dest, Token: c.token, Via: p.Via, Amount: p.Amount, Expires: p.Expires, Condition: forward.Blake2b(p.Condition),
+		Dest: p.Dest, Token: c.token, Via: p.Via, Amount: p.Amount, Expires: p.Expires, Condition: conditionOf(p.Point, p.Condition),
 		Part: forward.PartID(p.PartID), Data: p.Data, Keep: true, MayLock: c.ways != nil,
 	}, nil)
+}
+
+// conditionOf is that of a hash, or of a point by its first byte and its x.
+func conditionOf(point byte, h tally.Hashlock) forward.Condition {
+	if point == 0 {
+		return forward.Blake2b(h)
+	}
+	return forward.Condition{Kind: forward.ConditionPoint, Point: point, Digest: h}
 }
 
 // Forget implements payments.Carrier. Where the engine has stopped, the restart
@@ -273,11 +281,11 @@ func (c *partCarrier) CertainBy(expires time.Time, _ int) time.Time {
 }
 
 // LockTime implements payments.LockCarrier.
-func (c *partCarrier) LockTime(dest peer.ID, via []peer.ID, amount tally.Amount) time.Duration {
+func (c *partCarrier) LockTime(dest peer.ID, via []peer.ID, amount tally.Amount, point bool) time.Duration {
 	if c.ways == nil {
 		return 0
 	}
-	return c.ways.lockTime(append(slices.Clone(via), dest), amount)
+	return c.ways.lockTime(append(slices.Clone(via), dest), amount, point)
 }
 
 // LockCertainBy implements payments.LockCarrier.
@@ -331,7 +339,7 @@ func (c *partCarrier) tell() payments.Handler {
 // what is claimed before could not be collected after a crash.
 func (c *partCarrier) packet(d *forward.Delivery) (forward.Decision, bool) {
 	a := &payments.Arrival{
-		PartID: payments.PartID(d.Part), Hash: d.Condition.Digest, From: d.From, Amount: d.Amount,
+		PartID: payments.PartID(d.Part), Hash: d.Condition.Digest, Point: d.Condition.Point, From: d.From, Amount: d.Amount,
 		Expires: d.Expires.UnixMilli(), Data: slices.Clone(d.Data),
 	}
 	id := d.ID
@@ -403,6 +411,8 @@ func (h *packetHandler) Packet(d *forward.Delivery) (forward.Decision, bool) {
 	switch {
 	case d.Condition.Kind == forward.ConditionSHA256 && h.bridge != nil:
 		return h.bridge.Packet(d)
+	case d.Condition.Kind == forward.ConditionPoint && d.Locked && bytes.Equal(d.Token, partToken) && h.parts != nil: // a sale
+		return h.parts.packet(d)
 	case d.Condition.Kind != forward.ConditionBlake2b: // for nothing of ours
 	case d.Locked && !bytes.Equal(d.Token, partToken) && !bytes.Equal(d.Token, holdToken): // sockets are on credit alone
 	case bytes.Equal(d.Token, partToken):
@@ -436,7 +446,16 @@ func (h *packetHandler) orphan(r *forward.Result) func(*durable.Batch) {
 // what adverts say, and at the end over what invoices say of the payee's neighbours.
 // It is payments.Router.
 type ways struct {
+	node *Node
+	// all are the ways of any kind, locked those under locks alone.
+	all, locked *finder
+}
+
+// finder is one of them. What it has learnt, and what is in flight over its ways, it
+// knows by itself.
+type finder struct {
 	node   *Node
+	locks  bool
 	graph  *route.Graph
 	finder *route.Finder
 	own    []peer.ID // whom we had an edge to
@@ -454,17 +473,28 @@ const graphShare = 20
 var _ payments.Router = (*ways)(nil)
 
 func newWays(n *Node) *ways {
-	g := route.NewGraph()
-	return &ways{node: n, graph: g, finder: route.NewFinder(n.host.ID(), g)}
+	return &ways{node: n, all: newFinder(n, false), locked: newFinder(n, true)}
 }
 
-// refresh sets our own edges to what fits the tabs now.
-func (w *ways) refresh() {
+func newFinder(n *Node, locks bool) *finder {
+	g := route.NewGraph()
+	return &finder{node: n, locks: locks, graph: g, finder: route.NewFinder(n.host.ID(), g)}
+}
+
+func (w *ways) of(locks bool) *finder {
+	if locks {
+		return w.locked
+	}
+	return w.all
+}
+
+// refresh sets our own edges to what fits tabs and channels now.
+func (w *finder) refresh() {
 	self := w.node.host.ID()
 	a := w.node.adverts
 	a.mu.Lock()
 	if v, now := a.table.Version(), time.Now(); v != w.version && now.Sub(w.made) >= graphShare*w.took {
-		w.version, w.graph = v, a.table.Graph(self)
+		w.version, w.graph = v, a.table.Graph(self, w.locks)
 		w.finder.Replace(w.graph)
 		w.own = nil
 		w.made, w.took = now, time.Since(now)
@@ -475,12 +505,15 @@ func (w *ways) refresh() {
 	}
 	w.own = w.node.packets.Neighbours()
 	for _, p := range w.own {
-		room, err := w.node.book.HeadroomPacket(p, swap.Consume)
-		if err != nil {
-			continue
+		room := tally.Amount(0)
+		if !w.locks {
+			var err error
+			if room, err = w.node.book.HeadroomPacket(p, swap.Consume); err != nil {
+				continue
+			}
 		}
 		if w.node.locks != nil {
-			if way, ok := w.node.locks.Way(p); ok {
+			if way, ok := w.node.locks.Room(p); ok && (way.Points || !w.locks) {
 				room = max(room, way.Free)
 			}
 		}
@@ -494,23 +527,33 @@ func (w *ways) refresh() {
 
 // Plan implements payments.Router.
 func (w *ways) Plan(now time.Time, r *payments.Request) ([]payments.Leg, error) {
-	w.refresh()
-	return w.finder.Plan(now, r)
+	f := w.of(r.Locks)
+	f.refresh()
+	legs, err := f.finder.Plan(now, r)
+	for i := range legs {
+		legs[i].Locks = r.Locks
+	}
+	return legs, err
 }
 
 // Sent implements payments.Router.
-func (w *ways) Sent(now time.Time, dest peer.ID, l *payments.Leg) { w.finder.Sent(now, dest, l) }
+func (w *ways) Sent(now time.Time, dest peer.ID, l *payments.Leg) {
+	w.of(l.Locks).finder.Sent(now, dest, l)
+}
 
 // Done implements payments.Router.
-func (w *ways) Done(now time.Time, dest peer.ID, l *payments.Leg) { w.finder.Done(now, dest, l) }
+func (w *ways) Done(now time.Time, dest peer.ID, l *payments.Leg) {
+	w.of(l.Locks).finder.Done(now, dest, l)
+}
 
 // Failed implements payments.Router.
 func (w *ways) Failed(now time.Time, dest peer.ID, l *payments.Leg, f payments.Failure) {
-	w.finder.Failed(now, dest, l, f)
+	w.of(l.Locks).finder.Failed(now, dest, l, f)
 }
 
-// hints are the neighbours that can bring us most, for our invoices.
-func (w *ways) hints() []payments.Hint {
+// hints are the neighbours that can bring us most, for our invoices, or with locks those
+// that can bring us a lock, for our offers.
+func (w *ways) hints(locks bool) []payments.Hint {
 	type way struct {
 		payments.Hint
 		room tally.Amount
@@ -519,7 +562,10 @@ func (w *ways) hints() []payments.Hint {
 	for _, p := range w.node.packets.Neighbours() {
 		info, ok := w.node.packets.Info(p)
 		room, err := w.node.book.HeadroomPacket(p, swap.Serve)
-		if err == nil && room == 0 && w.node.lockedTo(p, info) {
+		switch locked := w.node.lockedTo(p, info); {
+		case locks && !(locked && info.PointLocks):
+			continue
+		case err == nil && room == 0 && locked:
 			room = 1 // what the channel carries, its payer knows
 		}
 		if !ok || err != nil || room == 0 || info.FeeBase >= uint64(payments.MaxTotal) || info.FeePPM > 1_000_000 {

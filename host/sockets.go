@@ -215,13 +215,14 @@ func (n *Node) openPackets(ctx context.Context, c Config) (err error) {
 		return err
 	}
 	if n.locks != nil {
-		fc.Locks = n.locks
+		fc.Locks, fc.OpensPoint = n.locks, opensPoint
 	}
+	n.curve = newCurve(n.store, c.ground.walletOf())
 	if n.engine, err = forward.New(ctx, fc); err != nil {
 		return err
 	}
 	carrier.Engine = n.engine
-	if n.packets, err = packetnet.New(n.host, sessions{n.engine, n.online}, packetnet.Config{Rules: cfg.Rules, LockDelta: n.locks.delta(), Logger: n.log}); err != nil {
+	if n.packets, err = packetnet.New(n.host, sessions{n.engine, n.online}, packetnet.Config{Rules: cfg.Rules, LockDelta: n.locks.delta(), PointLocks: n.locks.points(), Logger: n.log}); err != nil {
 		return err
 	}
 	if sockets != nil {

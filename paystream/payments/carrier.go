@@ -20,7 +20,10 @@ type Outgoing struct {
 	Amount    tally.Amount
 	Expires   time.Time
 	Condition tally.Hashlock
-	Data      []byte
+	// Point is 0, or the first byte of the point whose x is Condition: every hop carries
+	// it under a lock of that point, or rejects it.
+	Point byte
+	Data  []byte
 }
 
 // Answer is what became of a part of ours.
@@ -92,8 +95,9 @@ type OwedCarrier interface {
 type LockCarrier interface {
 	Carrier
 	// LockTime is what the hops of a way add to the time of a part that the first
-	// neighbour takes under a lock alone; 0 where it takes it on credit, or not at all.
-	LockTime(dest peer.ID, via []peer.ID, amount tally.Amount) time.Duration
+	// neighbour takes under a lock alone, which it does under a point; 0 where it takes
+	// it on credit, or not at all.
+	LockTime(dest peer.ID, via []peer.ID, amount tally.Amount, point bool) time.Duration
 	// LockCertainBy is CertainBy of such a part.
 	LockCertainBy(expires time.Time) time.Time
 }
@@ -118,6 +122,8 @@ type Request struct {
 	// MaxParts is how many further parts may live.
 	MaxParts int
 	Hints    []Hint
+	// Locks: under locks alone.
+	Locks bool
 }
 
 // Leg is one part of a plan.
@@ -125,6 +131,7 @@ type Leg struct {
 	Via    []peer.ID
 	Amount tally.Amount // what arrives
 	Fee    tally.Amount
+	Locks  bool // as in the request
 }
 
 // Router finds ways. It is asked and told by one goroutine at a time, and works in

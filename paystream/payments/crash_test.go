@@ -26,6 +26,8 @@ type crashPoint struct {
 	at    int
 	after bool
 	away  time.Duration
+	// sale: a signature is bought, in one part.
+	sale bool
 }
 
 func (p crashPoint) String() string {
@@ -39,6 +41,9 @@ func (p crashPoint) String() string {
 	if p.after {
 		when = "after"
 	}
+	if p.sale {
+		what = "sale's " + what
+	}
 	return fmt.Sprintf("%s/%s/%s/%d/away=%v", side, when, what, p.at, p.away)
 }
 
@@ -47,11 +52,18 @@ type fates struct{ complete, failed int }
 
 // crashRun returns how many commits and calls both sides make in a run without a
 // stop, where p is nil.
-func crashRun(t *testing.T, p *crashPoint, f *fates) (commits, calls [2]int) {
+func crashRun(t *testing.T, sale bool, p *crashPoint, f *fates) (commits, calls [2]int) {
 	bubble(t, func(t *testing.T, w *world) {
 		sides := [2]*node{w.start("A", nil), w.start("D", nil)}
 		names := [2]string{"A", "D"}
-		i := sides[1].invoice(t, payments.InvoiceRequest{Amount: 100})
+		var i payments.Invoice
+		amount, fees := tally.Balance(100), tally.Balance(2)
+		if sale {
+			amount, fees = 50, 1
+			i = sides[1].offer(t, sides[0], payments.SaleRequest{Amount: 50})
+		} else {
+			i = sides[1].invoice(t, payments.InvoiceRequest{Amount: 100})
+		}
 		var before [2]int
 		for k, n := range sides {
 			before[k] = n.store.Commits()
@@ -103,10 +115,10 @@ func crashRun(t *testing.T, p *crashPoint, f *fates) (commits, calls [2]int) {
 		switch v.Status {
 		case payments.StatusComplete:
 			f.complete++
-			if inv.Status != payments.InvoicePaid || inv.Received != 100 || inv.Lost != 0 {
+			if inv.Status != payments.InvoicePaid || inv.Received != tally.Amount(amount) || inv.Lost != 0 {
 				t.Fatalf("complete at the payer, and at the payee %+v", inv)
 			}
-			w.settled(100, 2)
+			w.settled(amount, fees)
 		case payments.StatusFailed:
 			f.failed++
 			if inv.Status == payments.InvoicePaid || inv.Received != 0 {
@@ -144,8 +156,13 @@ func arm(n *node, p *crashPoint, before int) {
 }
 
 func TestCrashMatrix(t *testing.T) {
-	commits, calls := crashRun(t, nil, new(fates))
-	if min(commits[0], commits[1], calls[0], calls[1]) < 2 {
+	t.Run("invoice", func(t *testing.T) { crashMatrix(t, false) })
+	t.Run("sale", func(t *testing.T) { crashMatrix(t, true) })
+}
+
+func crashMatrix(t *testing.T, sale bool) {
+	commits, calls := crashRun(t, sale, nil, new(fates))
+	if min(commits[0], commits[1], calls[0], calls[1]+1) < 2 {
 		t.Fatalf("a run has only %v commits and %v calls", commits, calls)
 	}
 	var f fates
@@ -159,8 +176,8 @@ func TestCrashMatrix(t *testing.T) {
 				for _, after := range []bool{false, true} {
 					// Shorter than a part's time, and longer.
 					for _, away := range []time.Duration{time.Second, 2 * time.Minute} {
-						p := crashPoint{payee: side == 1, call: call, at: at, after: after, away: away}
-						t.Run(p.String(), func(t *testing.T) { crashRun(t, &p, &f) })
+						p := crashPoint{payee: side == 1, call: call, at: at, after: after, away: away, sale: sale}
+						t.Run(p.String(), func(t *testing.T) { crashRun(t, sale, &p, &f) })
 					}
 				}
 			}

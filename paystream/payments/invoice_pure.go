@@ -49,9 +49,13 @@ type Hint struct {
 type Invoice struct {
 	// Realm is the network and asset that the amount is in: play money is worth
 	// nothing elsewhere.
-	Realm  string
-	Payee  peer.ID
-	Hash   tally.Hashlock
+	Realm string
+	Payee peer.ID
+	Hash  tally.Hashlock
+	// Sale is what an offer sells; zero of an invoice. Hash and Point, which the text of
+	// an offer does not have, are then those of its point: Service.Bind.
+	Sale   Sale
+	Point  byte
 	Secret Secret
 	// Amount 0: the payer chooses.
 	Amount  tally.Amount
@@ -69,7 +73,11 @@ var invoiceEncoding = base32.NewEncoding("0123456789abcdefghijklmnopqrstuv").Wit
 func (i *Invoice) body() []byte {
 	b := appendShort(nil, i.Realm)
 	b = appendShort(b, string(i.Payee))
-	b = append(b, i.Hash[:]...)
+	if i.sells() {
+		b = i.Sale.append(b)
+	} else {
+		b = append(b, i.Hash[:]...)
+	}
 	b = append(b, i.Secret[:]...)
 	b = appendUint(b, uint64(i.Amount), uint64(i.Expires))
 	b = binary.BigEndian.AppendUint16(b, uint16(len(i.Memo)))
@@ -86,7 +94,11 @@ func (i *Invoice) body() []byte {
 // SigningBytes is what the payee signs: a digest of all but the signature, in a
 // domain of its own.
 func (i *Invoice) SigningBytes() []byte {
-	sum := blake2b.Sum256(append([]byte("tally invoice 1\x00"), i.body()...))
+	domain := "tally invoice 1\x00"
+	if i.sells() {
+		domain = "tally signature offer 1\x00"
+	}
+	sum := blake2b.Sum256(append([]byte(domain), i.body()...))
 	return sum[:]
 }
 
@@ -100,6 +112,8 @@ func (i *Invoice) Validate() error {
 		return bad("payee")
 	case i.Amount >= MaxTotal:
 		return bad("amount of 2^62 or more")
+	case i.sells() && i.Amount == 0:
+		return bad("a signature for nothing")
 	case i.Expires <= 0:
 		return bad("expiry")
 	case len(i.Memo) > MaxMemo || !utf8.ValidString(i.Memo):
@@ -141,12 +155,18 @@ func (i *Invoice) Verify() error {
 //
 //	tallyinv1 ‖ base32hex(body ‖ signature length ‖ signature ‖ check 4)
 func (i *Invoice) Reveal() string {
-	b := appendShort(i.body(), string(i.Signature))
-	return invoicePrefix1 + invoiceEncoding.EncodeToString(append(b, invoiceCheck(b)...))
+	b, prefix := appendShort(i.body(), string(i.Signature)), invoicePrefix1
+	if i.sells() {
+		prefix = offerPrefix1
+	}
+	return prefix + invoiceEncoding.EncodeToString(append(b, invoiceCheck(prefix, b)...))
 }
 
 // String names the invoice without its secret.
 func (i *Invoice) String() string {
+	if i.sells() {
+		return fmt.Sprintf("offer of a signature by %x of %s for %d", i.Sale.Key, i.Payee, i.Amount)
+	}
 	return fmt.Sprintf("invoice %s to %s for %d", i.Hash, i.Payee, i.Amount)
 }
 
@@ -156,31 +176,42 @@ func (i *Invoice) GoString() string { return i.String() }
 // LogValue hides the secret from structured logs.
 func (i *Invoice) LogValue() slog.Value { return slog.StringValue(i.String()) }
 
-func invoiceCheck(b []byte) []byte {
-	sum := blake2b.Sum256(append([]byte(invoicePrefix1), b...))
+func invoiceCheck(prefix string, b []byte) []byte {
+	sum := blake2b.Sum256(append([]byte(prefix), b...))
 	return sum[:checkSize]
 }
 
 // ParseInvoice reads exactly what Reveal writes: one invoice has one text.
-func ParseInvoice(text string) (Invoice, error) {
+func ParseInvoice(text string) (Invoice, error) { return parseInvoice(text, invoicePrefix1) }
+
+func parseInvoice(text, prefix string) (Invoice, error) {
 	bad := func(what string) (Invoice, error) { return Invoice{}, fmt.Errorf("%w: %s", ErrInvoiceText, what) }
 	if len(text) > MaxInvoiceText {
 		return bad(fmt.Sprintf("longer than %d", MaxInvoiceText))
 	}
-	rest, ok := strings.CutPrefix(text, invoicePrefix1)
-	if !ok {
-		return bad("want " + invoicePrefix1 + " in front, in lower case")
+	rest, ok := strings.CutPrefix(text, prefix)
+	switch {
+	case !ok && strings.HasPrefix(text, offerPrefix1):
+		return bad("it offers a signature: buy that")
+	case !ok:
+		return bad("want " + prefix + " in front, in lower case")
 	}
 	raw, err := invoiceEncoding.DecodeString(rest)
 	if err != nil || len(raw) < checkSize {
 		return bad("damaged, or cut off")
 	}
 	b, check := raw[:len(raw)-checkSize], raw[len(raw)-checkSize:]
-	if subtle.ConstantTimeCompare(invoiceCheck(b), check) != 1 {
+	if subtle.ConstantTimeCompare(invoiceCheck(prefix, b), check) != 1 {
 		return bad("damaged, or cut off: the check does not fit")
 	}
 	r := reader{b: b}
-	i := Invoice{Realm: r.short(), Payee: r.peer(), Hash: r.digest(), Secret: r.digest(), Amount: r.amount(), Expires: int64(r.uint())}
+	i := Invoice{Realm: r.short(), Payee: r.peer()}
+	if prefix == offerPrefix1 {
+		i.Sale = Sale{Nonce: r.digest(), Key: r.digest(), Message: r.digest()}
+	} else {
+		i.Hash = r.digest()
+	}
+	i.Secret, i.Amount, i.Expires = r.digest(), r.amount(), int64(r.uint())
 	if n := int(binary.BigEndian.Uint16(r.take(2))); n <= MaxMemo {
 		i.Memo = string(r.take(n))
 	} else {
@@ -192,7 +223,7 @@ func ParseInvoice(text string) (Invoice, error) {
 	}
 	i.Signature = []byte(r.short())
 	switch {
-	case r.bad || len(r.b) != 0 || n > MaxHints:
+	case r.bad || len(r.b) != 0 || n > MaxHints || (prefix == offerPrefix1) != i.sells():
 		return bad("fields do not fit")
 	case i.Reveal() != text: // the decoder skips line ends and ignores spare bits
 		return bad("not canonical")

@@ -278,6 +278,7 @@ type Effect struct {
 	PartID   PartID
 	ID       uint64
 	Hash     tally.Hashlock
+	Point    byte
 	Preimage tally.Preimage
 	Code     FailCode
 	Amount   tally.Amount

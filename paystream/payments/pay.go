@@ -90,10 +90,10 @@ func (s *Service) Pay(ctx context.Context, q PayRequest) (PayResult, error) {
 	err = s.look(ctx, func() {
 		have, found := s.payer.Payment(i.Hash)
 		switch d = s.drivers[i.Hash]; {
-		case found && (have.Dest != v.Dest || have.Secret != v.Secret || have.Total != v.Total && have.Status != StatusFailed):
+		case found && (have.Dest != v.Dest || have.Secret != v.Secret || have.Offer != v.Offer || have.Total != v.Total && have.Status != StatusFailed):
 			d, refused = nil, &Error{Code: CodeConflict, Reason: "this hash has another payment", Remedy: "ask the payee for a new invoice"}
 		case d != nil: // join
-			if d.first.Total != v.Total || d.first.Secret != v.Secret || d.first.Dest != v.Dest {
+			if d.first.Total != v.Total || d.first.Secret != v.Secret || d.first.Dest != v.Dest || d.first.Offer != v.Offer {
 				d, refused = nil, &Error{Code: CodeConflict, Reason: "this hash is being paid with another total", Remedy: "wait for it"}
 			}
 		case found && have.Status == StatusComplete:
@@ -134,7 +134,7 @@ func (s *Service) Vet(i *Invoice) error {
 	case i.Payee == s.cfg.Self:
 		return &Error{Code: CodeInvalid, Reason: "the invoice is our own", Remedy: "pay somebody else's"}
 	default:
-		return nil
+		return s.vetSale(i)
 	}
 }
 
@@ -174,7 +174,7 @@ func (s *Service) vetPay(q *PayRequest) (Payment, error) {
 		wait = DefaultDeadline
 	}
 	return Payment{
-		Hash: i.Hash, Dest: i.Payee, Secret: i.Secret, Total: total, MaxFee: fee, Deadline: s.Now() + wait.Milliseconds(),
+		Hash: i.Hash, Point: i.Point, Offer: i.offer(), Dest: i.Payee, Secret: i.Secret, Total: total, MaxFee: fee, Deadline: s.Now() + wait.Milliseconds(),
 	}, nil
 }
 
@@ -288,11 +288,15 @@ func (s *Service) pause(changed chan struct{}, now, deadline int64) {
 // sendLegs plans what is missing and sends it; it returns how many parts left.
 func (s *Service) sendLegs(d *driver, v PaymentView, number int, now int64) (int, error) {
 	at := time.UnixMilli(now)
-	s.routeMu.Lock()
-	legs, err := s.cfg.Router.Plan(at, &Request{
+	request := &Request{
 		Dest: d.first.Dest, Amount: d.first.Total - v.Covered, MaxFee: d.first.MaxFee.SaturatingSub(v.Fees),
 		MaxParts: MaxParts - v.Live, Hints: d.hints,
-	})
+	}
+	if d.first.Point != 0 {
+		request.MaxParts, request.Locks = 1, true
+	}
+	s.routeMu.Lock()
+	legs, err := s.cfg.Router.Plan(at, request)
 	s.routeMu.Unlock()
 	if err != nil {
 		return 0, err
@@ -302,7 +306,7 @@ func (s *Service) sendLegs(d *driver, v PaymentView, number int, now int64) (int
 	for i, leg := range legs {
 		number++
 		parts[i] = s.sendPart(SendPart{
-			Hash: d.hash, Dest: d.first.Dest, Secret: d.first.Secret, Intended: d.first.Total, Number: uint64(number),
+			Hash: d.hash, Point: d.first.Point, Offer: d.first.Offer, Dest: d.first.Dest, Secret: d.first.Secret, Intended: d.first.Total, Number: uint64(number),
 			Amount: leg.Amount, Fee: leg.Fee, Via: leg.Via, Deadline: d.first.Deadline, MaxFee: d.first.MaxFee,
 		})
 		items[i] = parts[i].item

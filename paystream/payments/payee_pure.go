@@ -45,7 +45,12 @@ func (s InvoiceStatus) String() string {
 // Receivable is one row of the invoices table: what we handed out to be paid, and
 // what came of it. Times are in milliseconds since 1970.
 type Receivable struct {
-	Hash   tally.Hashlock
+	Hash tally.Hashlock
+	// Point is 0, or the first byte of the point whose x is Hash: Preimage is the secret
+	// that is sold, Offer the text that was handed out, and Name how its maker calls it.
+	Point  byte
+	Offer  OfferText
+	Name   string
 	Secret Secret
 	// Amount is the least that is taken; 0: any.
 	Amount tally.Amount
@@ -101,8 +106,10 @@ func (p *InPart) hasTime(now int64) bool { return p.Expires-now >= marginMS }
 
 // Arrival is a part as its carrier brings it.
 type Arrival struct {
-	PartID  PartID
-	Hash    tally.Hashlock
+	PartID PartID
+	Hash   tally.Hashlock
+	// Point is 0, or the first byte of the point whose x is Hash.
+	Point   byte
 	From    peer.ID
 	Amount  tally.Amount
 	Expires int64
@@ -168,13 +175,16 @@ type Payee struct {
 	parts    map[PartID]*InPart
 	// busy are the invoices whose parts wait.
 	busy map[tally.Hashlock]*receivable
+	// names are the hashes of what has a name.
+	names map[string]tally.Hashlock
+	curve opener
 }
 
 // NewPayee returns empty tables.
 func NewPayee() *Payee {
 	return &Payee{
 		invoices: make(map[tally.Hashlock]*receivable), parts: make(map[PartID]*InPart),
-		busy: make(map[tally.Hashlock]*receivable),
+		busy: make(map[tally.Hashlock]*receivable), names: make(map[string]tally.Hashlock),
 	}
 }
 
@@ -226,7 +236,9 @@ func (p *Payee) addInvoice(now int64, inv *Receivable, fx []Effect) ([]Effect, e
 		return invalid("the invoice would have expired", "give it more time")
 	case len(inv.Memo) > MaxMemo:
 		return invalid(fmt.Sprintf("the memo has %d bytes", len(inv.Memo)), fmt.Sprintf("use at most %d", MaxMemo))
-	case inv.Known && !inv.Preimage.Opens(inv.Hash):
+	case !validPoint(inv.Point), (inv.Point == 0) != (inv.Offer == ""), (inv.Point == 0) != (inv.Name == ""), len(inv.Offer) > MaxInvoiceText, len(inv.Name) > MaxName:
+		return invalid("what is sold has no offer, or a name that is too long", fmt.Sprintf("use a name of at most %d bytes", MaxName))
+	case inv.Known && !p.curve.opens(inv.Point, inv.Hash, &inv.Preimage):
 		return invalid("the preimage does not open the hash", "give the one that belongs to it")
 	case !inv.Known && !inv.Hold:
 		return invalid("no preimage", "give one, or make it a hold invoice")
@@ -238,10 +250,20 @@ func (p *Payee) addInvoice(now int64, inv *Receivable, fx []Effect) ([]Effect, e
 		// first payer and its hops have seen.
 		return fx, &Error{Code: CodeConflict, Reason: "there is an invoice with this hash", Remedy: "draw a new preimage"}
 	}
+	if _, taken := p.names[inv.Name]; taken {
+		return fx, &Error{Code: CodeConflict, Reason: "there is an offer with this name", Remedy: "choose another one"}
+	}
 	r := &receivable{Receivable: *inv}
 	r.Status, r.Created, r.First, r.Total, r.Received, r.Lost, r.PaidAt = InvoiceOpen, now, 0, 0, 0, 0, 0
-	p.invoices[inv.Hash] = r
+	p.keep(r)
 	return save(fx, invoiceKey(inv.Hash), r.record()), nil
+}
+
+func (p *Payee) keep(r *receivable) {
+	p.invoices[r.Hash] = r
+	if r.Name != "" {
+		p.names[r.Name] = r.Hash
+	}
 }
 
 // nobody is the secret that stands in where there is no invoice, so that an
@@ -295,6 +317,8 @@ func (p *Payee) arrive(now int64, a *Arrival, fx []Effect) []Effect {
 func (r *receivable) takes(now int64, a *Arrival, d *PartData) bool {
 	switch {
 	case r.Status != InvoiceOpen: // paid, held or cancelled
+		return false
+	case a.Point != r.Point: // a lock that the preimage does not open
 		return false
 	case len(r.waiting) == 0 && now >= r.Expires:
 		return false
@@ -431,7 +455,7 @@ func (p *Payee) settle(now int64, ev *PayeeEvent, fx []Effect) ([]Effect, error)
 	if inv.Known {
 		preimage = inv.Preimage
 	}
-	if !preimage.Opens(inv.Hash) {
+	if !p.curve.opens(inv.Point, inv.Hash, &preimage) {
 		return fx, &Error{Code: CodeInvalid, Reason: "the preimage does not open the hash", Remedy: "give the one that belongs to it"}
 	}
 	inv.Preimage, inv.Known = preimage, true
@@ -617,7 +641,11 @@ func (r *Receivable) record() []byte {
 		b = append(b, r.Preimage[:]...)
 	}
 	b = appendUint(b, uint64(len(r.Memo)))
-	return append(b, r.Memo...)
+	b = append(b, r.Memo...)
+	if r.Point != 0 {
+		b = appendText(appendShort(append(b, r.Point), r.Name), string(r.Offer))
+	}
+	return b
 }
 
 // RestoreInvoice takes a row of an earlier run, before its parts.
@@ -637,13 +665,19 @@ func (p *Payee) RestoreInvoice(h tally.Hashlock, rec []byte) error {
 		n, d.bad = 0, true
 	}
 	r.Memo = string(d.take(int(n)))
+	if len(d.b) > 0 {
+		r.Point, r.Name, r.Offer = d.point(), d.short(), OfferText(d.text(MaxInvoiceText))
+		d.bad = d.bad || r.Name == ""
+	}
+	_, twice := p.names[r.Name]
+	d.bad = d.bad || twice || len(r.Name) > MaxName
 	d.bad = d.bad || flags > recHold|recKnown || r.Status < InvoiceOpen || r.Status > InvoiceCancelled ||
-		r.Known && !r.Preimage.Opens(h) || !r.Known && (!r.Hold || r.Status == InvoicePaid) ||
+		r.Known && !p.curve.opens(r.Point, h, &r.Preimage) || !r.Known && (!r.Hold || r.Status == InvoicePaid) ||
 		r.Amount >= MaxTotal || r.Total >= MaxTotal
 	if err := d.end("invoice " + h.String()); err != nil {
 		return err
 	}
-	p.invoices[h] = r
+	p.keep(r)
 	return nil
 }
 
@@ -713,8 +747,10 @@ func (p *Payee) Check() error {
 			return broken("claim-at-once", "invoice %s: %d of %d is here and not claimed", h, sum, inv.Total)
 		case inv.Status == InvoiceHeld && (sum < inv.Total || inv.First != 0):
 			return broken("held-whole", "invoice %s: %d of %d, first at %d", h, sum, inv.Total, inv.First)
-		case inv.Status == InvoicePaid && (len(inv.waiting) > 0 || inv.Received < max(1, inv.Amount) || inv.Received < inv.Total || !inv.Preimage.Opens(h)):
+		case inv.Status == InvoicePaid && (len(inv.waiting) > 0 || inv.Received < max(1, inv.Amount) || inv.Received < inv.Total || !p.curve.opens(inv.Point, h, &inv.Preimage)):
 			return broken("paid-whole", "invoice %s: received %d of %d, %d parts wait", h, inv.Received, inv.Total, len(inv.waiting))
+		case inv.Name != "" && p.names[inv.Name] != h:
+			return broken("names", "invoice %s is not found by its name", h)
 		case inv.Status != InvoicePaid && inv.Received > 0:
 			return broken("claim-or-not", "invoice %s is %s and received %d", h, inv.Status, inv.Received)
 		case inv.Status == InvoiceCancelled && len(inv.waiting) > 0:

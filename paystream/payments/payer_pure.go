@@ -13,7 +13,11 @@ import (
 // Payment is one row of the payments table: an amount to one payee under one
 // hash. Its status is not a column; see Payer.Status.
 type Payment struct {
-	Hash   tally.Hashlock
+	Hash tally.Hashlock
+	// Point is 0, or the first byte of the point whose x is Hash: the payment buys what
+	// Offer sells, and Preimage is that point's secret.
+	Point  byte
+	Offer  OfferText
 	Dest   peer.ID
 	Secret Secret
 	Total  tally.Amount
@@ -57,7 +61,10 @@ func (p *Part) Sent() tally.Amount { return p.Amount + p.Fee } // checked when t
 
 // SendPart is the command sendpartialpay.
 type SendPart struct {
-	Hash     tally.Hashlock
+	Hash tally.Hashlock
+	// Point and Offer, see Payment.
+	Point    byte
+	Offer    OfferText
 	Dest     peer.ID
 	Secret   Secret
 	Intended tally.Amount
@@ -159,6 +166,7 @@ type Payer struct {
 	parts    map[uint64]*Part
 	byPartID map[PartID]uint64
 	nextID   uint64
+	curve    opener
 }
 
 // NewPayer returns empty tables.
@@ -214,6 +222,10 @@ func (c *SendPart) vet(now int64) error {
 		return invalid("the part would have expired", "give it more time")
 	case c.PartID == PartID{}:
 		return invalid("no part id", "draw 16 random bytes")
+	case !validPoint(c.Point) || (c.Point == 0) != (c.Offer == "") || len(c.Offer) > MaxInvoiceText:
+		return invalid("what is bought is not an offer", "use the text that the seller gave")
+	case c.Point != 0 && c.Amount != c.Intended:
+		return invalid("a part of a signature buys nothing", "pay all of it in one part")
 	}
 	for _, v := range c.Via {
 		if v == "" || len(v) > maxPeerID {
@@ -240,13 +252,13 @@ func (p *Payer) send(now int64, ev *PayerEvent, fx []Effect) ([]Effect, error) {
 	pay := p.payments[c.Hash]
 	if pay == nil {
 		pay = &payment{Payment: Payment{
-			Hash: c.Hash, Dest: c.Dest, Secret: c.Secret, Total: c.Intended, Group: 1, Created: now,
+			Hash: c.Hash, Point: c.Point, Offer: c.Offer, Dest: c.Dest, Secret: c.Secret, Total: c.Intended, Group: 1, Created: now,
 			Deadline: c.Deadline, MaxFee: c.MaxFee,
 		}}
 		p.payments[c.Hash] = pay
 		return p.make(now, pay, ev, fx)
 	}
-	if pay.Dest != c.Dest || pay.Secret != c.Secret {
+	if pay.Dest != c.Dest || pay.Secret != c.Secret || pay.Point != c.Point || pay.Offer != c.Offer {
 		return conflict("this hash has a payment to another payee or with another secret", "ask the payee for a new invoice")
 	}
 	switch p.status(pay) {
@@ -307,7 +319,7 @@ func (p *Payer) make(now int64, pay *payment, ev *PayerEvent, fx []Effect) ([]Ef
 	fx = save(fx, partKey(part.ID), part.record())
 	cp := *part
 	data := SealPart(&pay.Secret, pay.Hash, part.PartID, PartData{Total: pay.Total, Amount: part.Amount, Number: part.Number})
-	return append(fx, Effect{Kind: FxSend, Part: &cp, Dest: pay.Dest, Data: data, PartID: part.PartID, ID: part.ID, Hash: pay.Hash}), nil
+	return append(fx, Effect{Kind: FxSend, Part: &cp, Dest: pay.Dest, Data: data, PartID: part.PartID, ID: part.ID, Hash: pay.Hash, Point: pay.Point}), nil
 }
 
 // add puts a part among those of its payment.
@@ -341,7 +353,7 @@ func (p *Payer) fulfilled(now int64, ev *PayerEvent, fx []Effect) ([]Effect, err
 		return append(fx, Effect{Kind: FxForget, PartID: ev.PartID}), nil
 	}
 	pay := p.payments[part.Hash]
-	if !ev.Preimage.Opens(part.Hash) {
+	if !p.curve.opens(pay.Point, part.Hash, &ev.Preimage) {
 		return fx, fmt.Errorf("payments: part %d was answered with a wrong preimage", part.ID)
 	}
 	first := !pay.Complete
@@ -515,6 +527,9 @@ func (p *Payment) record() []byte {
 	if p.Complete {
 		b = append(b, p.Preimage[:]...)
 	}
+	if p.Point != 0 {
+		b = appendText(append(b, p.Point), string(p.Offer))
+	}
 	return b
 }
 
@@ -526,7 +541,10 @@ func (p *Payer) RestorePayment(h tally.Hashlock, rec []byte) error {
 	if pay.Complete = r.flag(); pay.Complete {
 		pay.Preimage = r.digest()
 	}
-	r.bad = r.bad || pay.Total == 0 || pay.Total >= MaxTotal || pay.Group == 0 || pay.Complete && !pay.Preimage.Opens(h)
+	if len(r.b) > 0 {
+		pay.Point, pay.Offer = r.point(), OfferText(r.text(MaxInvoiceText))
+	}
+	r.bad = r.bad || pay.Total == 0 || pay.Total >= MaxTotal || pay.Group == 0 || pay.Complete && !p.curve.opens(pay.Point, h, &pay.Preimage)
 	if err := r.end("payment " + h.String()); err != nil {
 		return err
 	}
@@ -627,10 +645,12 @@ func (p *Payer) Check() error {
 			return broken("derived", "payment %s: %d live with %d of %d rows, counted %d with %d of %d", h, pay.live, pay.covered, pay.rows, live, covered, inGroup)
 		case (complete > 0) != pay.Complete:
 			return broken("complete-by-part", "payment %s: %d parts complete, payment %t", h, complete, pay.Complete)
-		case pay.Complete && !pay.Preimage.Opens(h):
+		case pay.Complete && !p.curve.opens(pay.Point, h, &pay.Preimage):
 			return broken("proof", "payment %s is complete without its preimage", h)
 		case covered >= 2*pay.Total && covered > 0:
 			return broken("never-twice", "payment %s: %d live of %d", h, covered, pay.Total)
+		case pay.Point != 0 && live > 1:
+			return broken("bought-whole", "signature %s: %d parts live", h, live)
 		case live > MaxParts || inGroup > MaxAttempts:
 			return broken("bounds", "payment %s: %d live, %d rows", h, live, inGroup)
 		case (p.status(pay) == StatusPending) != (pay.Decided == 0):

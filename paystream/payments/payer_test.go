@@ -40,6 +40,11 @@ func newPayerRig(t failer) *payerRig {
 	return &payerRig{t: t, core: NewPayer(), disk: make(map[string][]byte), now: start}
 }
 
+// testOpens has a hash stand for a point.
+func testOpens(y [33]byte, secret tally.Preimage) bool {
+	return y[0] == 2 && secret.Hashlock() == tally.Hashlock(y[1:])
+}
+
 // step steps, saves, and checks the core and that saves come first.
 func (r *payerRig) step(ev PayerEvent) ([]Effect, error) {
 	r.t.Helper()
@@ -164,6 +169,7 @@ func (r *payerRig) restart() {
 // restoreAll is what the shell does at the start.
 func restoreAll(disk map[string][]byte) (*Payer, *Payee, error) {
 	payer, payee := NewPayer(), NewPayee()
+	payer.curve, payee.curve = testOpens, testOpens
 	for _, prefix := range restoreOrder {
 		for _, key := range slices.Sorted(maps.Keys(disk)) {
 			if len(key) >= len(prefix) && key[:len(prefix)] == prefix {

@@ -71,6 +71,27 @@ func (r *reader) peer() peer.ID {
 	return p
 }
 
+// appendText writes at most 65535 bytes behind their length.
+func appendText(dst []byte, s string) []byte {
+	return append(binary.BigEndian.AppendUint16(dst, uint16(len(s))), s...)
+}
+
+// text reads a text of 1 to most bytes.
+func (r *reader) text(most int) string {
+	n := int(binary.BigEndian.Uint16(r.take(2)))
+	if n == 0 || n > most {
+		n, r.bad = 0, true
+	}
+	return string(r.take(n))
+}
+
+// point reads the first byte of a point.
+func (r *reader) point() byte {
+	b := r.byte()
+	r.bad = r.bad || b == 0 || !validPoint(b)
+	return b
+}
+
 // flag reads a byte that is 0 or 1.
 func (r *reader) flag() bool {
 	b := r.byte()

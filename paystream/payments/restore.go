@@ -42,8 +42,9 @@ func restoreRecord(payer *Payer, payee *Payee, prefix, key string, payload []byt
 }
 
 // load reads both tables of an earlier run.
-func load(ctx context.Context, s *durable.Store) (*Payer, *Payee, error) {
+func load(ctx context.Context, s *durable.Store, curve opener) (*Payer, *Payee, error) {
 	payer, payee := NewPayer(), NewPayee()
+	payer.curve, payee.curve = curve, curve
 	for _, prefix := range restoreOrder {
 		err := s.Scan(ctx, prefix, "", func(key string, rec []byte) error {
 			_, payload, err := durable.Unseal(key, recordVersion, rec)

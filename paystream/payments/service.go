@@ -50,8 +50,11 @@ type Config struct {
 	Router Router
 	// Sign signs invoices with the key of Self.
 	Sign func([]byte) ([]byte, error)
-	// Hints are written on invoices, at most MaxHints; nil: none.
-	Hints func() []Hint
+	// Hints are written on invoices, at most MaxHints, with locks those of neighbours
+	// that make locks to us; nil: none.
+	Hints func(locks bool) []Hint
+	// Curve is needed to sell and buy signatures; nil: neither.
+	Curve Curve
 	// Logger takes what the service has to say. Nil: slog.Default().
 	Logger *slog.Logger
 }
@@ -127,7 +130,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	}
 	s.wallMS = s.wallAt.UnixMilli()
 	var err error
-	if s.payer, s.payee, err = load(ctx, cfg.Store); err != nil {
+	if s.payer, s.payee, err = load(ctx, cfg.Store, openerOf(cfg.Curve)); err != nil {
 		return nil, err
 	}
 	return s, s.compare(ctx)
@@ -376,7 +379,7 @@ func (s *Service) carryOut(f *Effect) {
 	case FxSend:
 		err := s.cfg.Carrier.Send(&Outgoing{
 			PartID: f.PartID, Dest: f.Dest, Via: f.Part.Via, Amount: f.Part.Sent(),
-			Expires: time.UnixMilli(f.Part.Expires), Condition: f.Hash, Data: f.Data,
+			Expires: time.UnixMilli(f.Part.Expires), Condition: f.Hash, Point: f.Point, Data: f.Data,
 		})
 		ev := &PayerEvent{Kind: PayerLeft, PartID: f.PartID}
 		if err != nil {
@@ -495,7 +498,7 @@ func (s *Service) lockTime(c *SendPart) time.Duration {
 	if !ok || err != nil {
 		return 0
 	}
-	return locks.LockTime(c.Dest, c.Via, total)
+	return locks.LockTime(c.Dest, c.Via, total, c.Point != 0)
 }
 
 // await returns when f, on the owner's goroutine, returns true, and asks it again
@@ -625,7 +628,7 @@ func (s *Service) NewInvoice(ctx context.Context, q InvoiceRequest) (Invoice, er
 		Memo: r.Memo,
 	}
 	if s.cfg.Hints != nil {
-		i.Hints = s.cfg.Hints()
+		i.Hints = s.cfg.Hints(false)
 	}
 	var err error
 	if i.Signature, err = s.cfg.Sign(i.SigningBytes()); err != nil {

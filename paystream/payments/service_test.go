@@ -120,7 +120,7 @@ func (w *world) start(name string, store *durabletest.Crash) *node {
 	n.Service, err = payments.Open(w.t.Context(), payments.Config{
 		Self: n.id, Realm: "test/karma", Store: store.Store, Carrier: n.carrier, Sign: w.key[name].Sign,
 		Logger: slog.New(slog.DiscardHandler),
-		Router: router,
+		Router: router, Curve: &paymentstest.Curve{Key32: [32]byte{7}},
 	})
 	if err != nil {
 		w.t.Fatal(err)

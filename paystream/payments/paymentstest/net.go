@@ -286,7 +286,7 @@ func (n *Net) offer(f *flight) {
 		return
 	}
 	a := &payments.Arrival{
-		PartID: f.out.PartID, Hash: f.out.Condition, From: f.path[len(f.path)-2], Amount: f.amounts[len(f.amounts)-1],
+		PartID: f.out.PartID, Hash: f.out.Condition, Point: f.out.Point, From: f.path[len(f.path)-2], Amount: f.amounts[len(f.amounts)-1],
 		Expires: f.out.Expires.UnixMilli(), Data: f.out.Data,
 	}
 	node.tell(func() { node.handler.Part(a) })

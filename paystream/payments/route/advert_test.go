@@ -139,11 +139,11 @@ func TestAdvertsKeepTheLatest(t *testing.T) {
 	if news, err := add(forged); news || !errors.Is(err, ErrAdvertSignature) || table.Len() != 1 {
 		t.Fatalf("a forged one: %v, %v", news, err)
 	}
-	g := table.Graph("")
+	g := table.Graph("", false)
 	if g.Edges() != 1 || g.Probability(adTime, s.id, to, 51) != 0 {
 		t.Fatalf("%d edges", g.Edges())
 	}
-	if table.Graph(s.id).Edges() != 0 {
+	if table.Graph(s.id, false).Edges() != 0 {
 		t.Fatal("our own edges come from adverts")
 	}
 	table.Expire(adTime.Add(time.Minute))
@@ -168,7 +168,7 @@ func TestLatestAdvertOfAWayCounts(t *testing.T) {
 					t.Fatal(news, err)
 				}
 			}
-			g := table.Graph("")
+			g := table.Graph("", false)
 			if fits := g.Probability(adTime, s.id, to, 51) > 0; fits != (seq > 5) || g.Edges() != 1 {
 				t.Fatalf("channel's advert %d: 51 fits %t, %d edges", seq, fits, g.Edges())
 			}
@@ -299,7 +299,7 @@ func TestGraphsOfAdverts(t *testing.T) {
 				}
 			}
 			f := NewFinder(id(0), NewGraph())
-			f.Replace(table.Graph(""))
+			f.Replace(table.Graph("", false))
 			want := tally.Amount(900)
 			legs, err := f.Plan(adTime, &payments.Request{Dest: id(nodes / 2), Amount: want, MaxFee: 900, MaxParts: 8})
 			if err != nil {
@@ -319,7 +319,7 @@ func TestGraphsOfAdverts(t *testing.T) {
 				first = legs[0].Via[0]
 			}
 			put(5, 7, 2)
-			f.Replace(table.Graph(""))
+			f.Replace(table.Graph("", false))
 			if p := f.graph.Probability(adTime, id(0), first, 8); p != 0 {
 				t.Fatalf("what was learnt is gone: %v", p)
 			}
@@ -360,7 +360,7 @@ func BenchmarkGraphOfAdverts(b *testing.B) {
 			}
 			f := NewFinder("A", NewGraph())
 			for b.Loop() {
-				f.Replace(table.Graph("A"))
+				f.Replace(table.Graph("A", false))
 			}
 		})
 	}

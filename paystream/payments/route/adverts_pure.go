@@ -203,10 +203,10 @@ func (t *Adverts) Missing(bucket byte, have []byte, size int) [][]byte {
 // Graph makes the graph of all that is carried, but for self's own edges, of which it
 // knows more. Of several adverts of one way, with channels and without, the
 // latest counts.
-func (t *Adverts) Graph(self peer.ID) *Graph {
+func (t *Adverts) Graph(self peer.ID, locks bool) *Graph {
 	latest := make(map[[2]peer.ID]*held, len(t.all))
 	for _, h := range t.all {
-		if h.From == self {
+		if h.From == self || locks && h.Modes&ModeLock == 0 {
 			continue
 		}
 		way := [2]peer.ID{h.From, h.To}
