@@ -19,6 +19,7 @@ import (
 	"github.com/tallystick/tally/host/repo"
 	"github.com/tallystick/tally/host/rpc"
 	"github.com/tallystick/tally/host/settler"
+	"github.com/tallystick/tally/host/signer"
 	"github.com/tallystick/tally/internal/durable"
 	"github.com/tallystick/tally/paych/lotus"
 	"github.com/tallystick/tally/paystream/forward"
@@ -131,7 +132,7 @@ type Node struct {
 
 	payments *payments.Service // nil without Config.Payments, as the rest
 	parts    *partCarrier
-	curve    *curve
+	curve    *signer.Curve
 	holds    *holds // nil without Config.Holds
 	ways     *ways
 	rules    forward.Rules

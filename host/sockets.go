@@ -11,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/host/signer"
 	"github.com/tallystick/tally/internal/durable"
 	"github.com/tallystick/tally/paystream"
 	"github.com/tallystick/tally/paystream/forward"
@@ -215,9 +216,9 @@ func (n *Node) openPackets(ctx context.Context, c Config) (err error) {
 		return err
 	}
 	if n.locks != nil {
-		fc.Locks, fc.OpensPoint = n.locks, opensPoint
+		fc.Locks, fc.OpensPoint = n.locks, signer.Opens
 	}
-	n.curve = newCurve(n.store, c.ground.walletOf())
+	n.curve = signer.New(n.store, c.ground.walletOf())
 	if n.engine, err = forward.New(ctx, fc); err != nil {
 		return err
 	}

@@ -74,6 +74,7 @@ func startFake(ctx context.Context, r *repo.Repo, opts StartOptions) (RunningPee
 		f.pays = pays
 		data, err := json.Marshal(map[string]string{
 			"invoice": pays.Invoice, "stranger": pays.Stranger, "left": pays.Hops[0], "right": pays.Hops[1], "held": pays.Held, "partial": pays.Partial,
+			"offer": pays.Offer, "key": pays.OfferKey, "sold": pays.Sold,
 		})
 		if err != nil {
 			return nil, err

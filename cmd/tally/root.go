@@ -110,7 +110,7 @@ On a terminal results are tables, elsewhere JSON; -o chooses.`,
 	root.AddCommand(a.paymentCmds()...)
 	root.AddCommand(
 		a.initCmd(), a.startCmd(), a.statusCmd(), a.idCmd(), a.peersCmd(), a.balancesCmd(), a.chequesCmd(), a.settleCmd(), a.cashoutCmd(),
-		a.channelCmd(), a.voucherCmd(), a.walletCmd(), a.socketCmd(), a.uriCmd(), a.holdCmd(), a.lockCmd(), a.bridgeCmd(),
+		a.channelCmd(), a.voucherCmd(), a.walletCmd(), a.socketCmd(), a.uriCmd(), a.holdCmd(), a.signatureCmd(), a.lockCmd(), a.bridgeCmd(),
 		a.storeCmd(), a.configCmd(), a.doctorCmd(), a.demoCmd(), a.devnetCmd(), a.benchCmd(), a.testnetCmd(),
 		a.versionCmd(), a.completionCmd(), a.manCmd(),
 	)

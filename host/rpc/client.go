@@ -103,6 +103,13 @@ type Client struct {
 	SettleInvoice       func(ctx context.Context, hash, preimage string) (InvoiceRow, error)
 	CancelInvoice       func(ctx context.Context, hash string) (InvoiceRow, error)
 
+	SignatureKey  func(ctx context.Context) (SignatureKey, error)
+	SignatureSell func(ctx context.Context, o SignatureOptions) (SignatureRow, error)
+	SignatureBuy  func(ctx context.Context, offer string, o SignatureBuyOptions) (SignatureRow, error)
+	SignatureWait func(ctx context.Context, id string, timeoutMS int) (SignatureRow, error)
+	SignatureList func(ctx context.Context, role string) ([]SignatureRow, error)
+	SignatureShow func(ctx context.Context, id string) (SignatureRow, error)
+
 	PaychCreate                func(ctx context.Context, from, to, amount, tag string) (MessageRow, error)
 	PaychAddFunds              func(ctx context.Context, channel, amount string) (MessageRow, error)
 	PaychReserveFunds          func(ctx context.Context, channel, amount string) (Reservation, error)

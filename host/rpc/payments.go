@@ -48,7 +48,7 @@ func paymentError(err error) *Error {
 	case errors.As(err, &e):
 		return NewError(Code(e.Code), "%w", err).WithRemedy("%s", e.Remedy)
 	case errors.Is(err, payments.ErrInvoiceText), errors.Is(err, payments.ErrInvoiceSignature):
-		return NewError(CodePaymentInvalid, "%w", err).WithRemedy("copy the whole text that the payee's `tally invoice` printed")
+		return NewError(CodePaymentInvalid, "%w", err).WithRemedy("copy the whole text that `tally invoice` or `tally signature sell` printed there")
 	case errors.Is(err, payments.ErrBusy):
 		return NewError(CodeBusy, "%w", err)
 	case errors.Is(err, payments.ErrClosed):

@@ -33,7 +33,7 @@ const (
 // Errors of invoice texts. None quotes the text: it holds a secret.
 var (
 	// ErrInvoiceText: not an invoice, or damaged on its way.
-	ErrInvoiceText = errors.New("payments: not an invoice")
+	ErrInvoiceText = errors.New("payments: not an invoice, and not an offer")
 	// ErrInvoiceSignature: the payee that the invoice names has not signed it.
 	ErrInvoiceSignature = errors.New("payments: invoice is not signed by its payee")
 )

@@ -3,6 +3,8 @@ package rpctest
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"log/slog"
 	"time"
@@ -11,7 +13,9 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/host/signer"
 	"github.com/tallystick/tally/internal/durable/durabletest"
+	"github.com/tallystick/tally/paych/wallet"
 	"github.com/tallystick/tally/paystream/payments"
 	"github.com/tallystick/tally/paystream/payments/paymentstest"
 	"github.com/tallystick/tally/paystream/payments/route"
@@ -31,6 +35,9 @@ type Payments struct {
 	// Held is the hash of an invoice of ours that is here whole and held, Partial of
 	// one of which 4 of 10 are here.
 	Held, Partial string
+	// Offer is the payee's, of its signature by OfferKey over the text "parcel 7", for 50.
+	// Sold is an offer of ours, over a digest of 01, which the payee bought.
+	Offer, OfferKey, Sold string
 
 	close []func() error
 }
@@ -70,7 +77,8 @@ func OpenPayments(ctx context.Context) (*Payments, error) {
 		store := durabletest.NewMem()
 		node := net.Join(ids[i])
 		s, err := payments.Open(ctx, payments.Config{
-			Self: ids[i], Realm: "tally/karma", Store: store, Carrier: node, Router: route.NewFinder(ids[i], graph),
+			Curve: signer.New(store, wallet.NewMem()),
+			Self:  ids[i], Realm: "tally/karma", Store: store, Carrier: node, Router: route.NewFinder(ids[i], graph),
 			Sign: keys[i].Sign, Logger: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
@@ -86,7 +94,7 @@ func OpenPayments(ctx context.Context) (*Payments, error) {
 	}
 	theirs, err := open(3)
 	if err == nil {
-		err = p.fill(ctx, theirs, left, stranger, keys[4])
+		err = errors.Join(p.fill(ctx, theirs, left, stranger, keys[4]), p.sell(ctx, theirs, left, us))
 	}
 	if err != nil {
 		return nil, errors.Join(err, p.Close())
@@ -128,6 +136,31 @@ func (p *Payments) fill(ctx context.Context, theirs *payments.Service, via, stra
 		}
 	}
 	return nil
+}
+
+// sell makes the offers, and has the payee buy ours.
+func (p *Payments) sell(ctx context.Context, theirs *payments.Service, via, us peer.ID) error {
+	v, err := theirs.Sell(ctx, payments.SaleRequest{Message: sha256.Sum256([]byte("parcel 7")), Amount: 50, Memo: "a receipt"})
+	if err != nil {
+		return err
+	}
+	i, err := payments.ParseOffer(string(v.Offer))
+	if err != nil {
+		return err
+	}
+	p.Offer, p.OfferKey = string(v.Offer), hex.EncodeToString(i.Sale.Key[:])
+	p.Sold = "parcel-1"
+	ours, err := p.Sell(ctx, payments.SaleRequest{Name: p.Sold, Message: [32]byte{1}, Amount: 3})
+	if err != nil {
+		return err
+	}
+	reply, err := theirs.SendPart(ctx, payments.SendPart{
+		Hash: ours.Hash, Point: ours.Point, Offer: ours.Offer, Dest: us, Secret: ours.Secret, Intended: 3, Number: 1, Amount: 3, Fee: 1, Via: []peer.ID{via},
+	})
+	if err == nil {
+		_, err = theirs.WaitPart(ctx, reply.ID)
+	}
+	return err
 }
 
 // arrived waits until a part of ours is here.
