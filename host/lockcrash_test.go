@@ -18,9 +18,11 @@ import (
 
 	"github.com/tallystick/tally"
 	"github.com/tallystick/tally/host/settler"
+	"github.com/tallystick/tally/host/signer"
 	"github.com/tallystick/tally/internal/durable"
 	"github.com/tallystick/tally/internal/durable/durabletest"
 	"github.com/tallystick/tally/paych"
+	"github.com/tallystick/tally/paych/adaptor"
 	"github.com/tallystick/tally/paych/paychtest"
 	"github.com/tallystick/tally/paystream/forward"
 	"github.com/tallystick/tally/paystream/lock"
@@ -68,7 +70,7 @@ type lockRow struct {
 	mu     sync.Mutex
 	up     bool
 	sent   int
-	onSend func(from, n int) (dies, carried bool)
+	onSend func(from, n int, m *forward.Msg) (dies, carried bool)
 	pipes  map[[2]int]chan func()
 	tasks  sync.WaitGroup
 }
@@ -165,7 +167,7 @@ func (w *stationWire) Flush()                              {}
 func (w *stationWire) Reset(peer.ID, error)                {}
 func (w *stationWire) Post(p peer.ID, m *forward.Msg) bool { w.Send(p, m); return true }
 func (w *stationWire) Info(peer.ID) (packetnet.Info, bool) {
-	return packetnet.Info{LockDelta: 1}, w.s.row.isUp()
+	return packetnet.Info{LockDelta: 1, PointLocks: true}, w.s.row.isUp()
 }
 
 func (w *stationWire) Neighbours() (list []peer.ID) {
@@ -206,7 +208,7 @@ func (w *stationWire) Send(p peer.ID, m *forward.Msg) {
 	n, hook, pipe := r.sent, r.onSend, r.pipes[[2]int{s.at, to.at}]
 	r.mu.Unlock()
 	if hook != nil {
-		dies, carried := hook(s.at, n)
+		dies, carried := hook(s.at, n, &cp)
 		if dies {
 			s.die()
 		}
@@ -246,6 +248,20 @@ func stationSecret(part forward.PartID) (p tally.Preimage) {
 	return p
 }
 
+// stationCondition is a hash for some parts, and a point for others.
+func stationCondition(t *testing.T, part forward.PartID) forward.Condition {
+	secret := stationSecret(part)
+	if part[0] == 4 || part[0] == 5 {
+		return forward.Blake2b(secret.Hashlock())
+	}
+	y := adaptor.Secret(secret)
+	p, err := y.Point()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return forward.PointCondition(p)
+}
+
 // kept is told what became of a part of ours.
 func (s *lockStation) kept(r *forward.Result) {
 	if s.dead() {
@@ -276,12 +292,12 @@ func (s *lockStation) open() {
 	if s.manager, err = paych.Open(ctx, s.disk.Store, s.row.chain, s.wallet, paych.Config{Logger: quiet}); fail(err) {
 		return
 	}
-	s.locks, _, err = openLocks(ctx, s.disk.Store, &lockGround{manager: s.manager, params: s.row.chain.Params(), links: s}, &LocksConfig{}, quiet)
+	s.locks, _, err = openLocks(ctx, s.disk.Store, &lockGround{manager: s.manager, params: s.row.chain.Params(), links: s, wallet: s.wallet}, &LocksConfig{}, quiet)
 	if fail(err) {
 		return
 	}
 	s.engine, err = forward.New(ctx, forward.Config{
-		Self: s.id, Rules: forward.Rules{FeeBase: 1}, Tabs: noTabs{}, Store: s.disk.Store, Handler: s, Locks: s.locks, Kept: s.kept, Logger: quiet,
+		Self: s.id, Rules: forward.Rules{FeeBase: 1}, Tabs: noTabs{}, Store: s.disk.Store, Handler: s, Locks: s.locks, OpensPoint: signer.Opens, Kept: s.kept, Logger: quiet,
 	})
 	if fail(err) {
 		return
@@ -428,7 +444,7 @@ func (r *lockRow) play() {
 		if e := payer.engine; e != nil {
 			_ = e.Send(&forward.Packet{
 				Dest: r.all[2].id, Via: []peer.ID{r.all[1].id}, Amount: stationParts[part] + 1, Part: part, Keep: true, MayLock: true,
-				Condition: forward.Blake2b(stationSecret(part).Hashlock()),
+				Condition: stationCondition(r.t, part),
 				Expires:   time.Now().Add(time.Duration(terms.Delta()+4) * time.Second),
 			}, nil)
 		}
@@ -514,6 +530,32 @@ func (r *lockRow) commits() (n [3]int) {
 	return n
 }
 
+// The hop never hears the payee's secrets, and the payee takes its money from the chain:
+// from the signatures there the hop learns what it paid for, and is paid.
+func TestHopLearnsFromTheChain(t *testing.T) {
+	inLockRow(t, func(r *lockRow) {
+		lost := 0
+		r.mu.Lock()
+		r.onSend = func(from, _ int, m *forward.Msg) (bool, bool) {
+			if from == 2 && m.Kind == forward.MsgFulfil {
+				lost++
+				return false, false
+			}
+			return false, true
+		}
+		r.mu.Unlock()
+		r.play()
+		for part := range stationParts {
+			if r.all[0].results[part] != (part[0]%2 == 0) {
+				t.Errorf("part %x: %v", part[:1], r.all[0].results)
+			}
+		}
+		if lost == 0 {
+			t.Error("nothing was lost")
+		}
+	})
+}
+
 func TestLockedHopCrashMatrix(t *testing.T) {
 	step := 16
 	if os.Getenv("TALLY_LONG") != "" {
@@ -556,7 +598,7 @@ func TestLockedHopCrashMatrix(t *testing.T) {
 			t.Run(fmt.Sprintf("message %d carried %v", i, carried), func(t *testing.T) {
 				inLockRow(t, func(r *lockRow) {
 					r.mu.Lock()
-					r.onSend = func(_, n int) (bool, bool) { return n == i, carried || n != i }
+					r.onSend = func(_, n int, _ *forward.Msg) (bool, bool) { return n == i, carried || n != i }
 					r.mu.Unlock()
 					r.play()
 				})

@@ -98,6 +98,7 @@ type Locks struct {
 	packets lockSessions
 	links   locker.Links
 	every   time.Duration // an epoch
+	under   bool          // the wallet can sign under a point
 	fee     func(context.Context) (big.Int, error)
 	least   atomic.Uint64 // what fee said, in units
 	log     *slog.Logger
@@ -162,6 +163,7 @@ func openLocks(ctx context.Context, store *durable.Store, ground *lockGround, cf
 	if err := l.whys.restore(ctx, store); err != nil {
 		return nil, "", errors.Join(err, k.Close())
 	}
+	l.under = ground.manager.PaychPointLocks() == nil
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l, "", nil
 }
@@ -304,7 +306,8 @@ func (l *Locks) warm() {
 	}
 }
 
-// points reports whether locks under points are made and taken.
+// points reports whether locks under points are taken. Whether we make them too, the
+// wallet says.
 func (l *Locks) points() bool {
 	if l == nil || l.keeper.Off() != nil {
 		return false
@@ -330,7 +333,7 @@ func (l *Locks) Room(p peer.ID) (forward.Room, bool) {
 	w, ok := l.Way(p)
 	info, _ := l.packets.Info(p)
 	return forward.Room{
-		Free: w.Free, Coming: l.coming(p, w.Free), Slots: int(l.keeper.Terms().Slots), Points: info.PointLocks && l.points(),
+		Free: w.Free, Coming: l.coming(p, w.Free), Slots: int(l.keeper.Terms().Slots), Points: info.PointLocks && l.under && l.points(),
 	}, ok
 }
 
@@ -493,7 +496,7 @@ func offerCode(err error) (forward.Code, tally.Amount) {
 		return forward.CodeBusy, 0
 	case errors.Is(err, locker.ErrStopped):
 		return forward.CodeInternal, 0
-	case errors.Is(err, lock.ErrPoint): // not by this wallet, or in this channel
+	case errors.Is(err, lock.ErrPoint), errors.Is(err, paych.ErrPointWallet):
 		return forward.CodeUnsupported, 0
 	default:
 		return forward.CodeHeadroom, 0
