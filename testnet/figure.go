@@ -73,7 +73,9 @@ type Stats struct {
 	// Payments in parts: ours by state, invoices paid, parts that wait here, and what
 	// was claimed and could not be collected.
 	PayPending, PayComplete, PayFailed, PartsWaiting int
-	Taken, PartsLost                                 int64
+	// Signatures that it bought, each verified here.
+	Signatures       int
+	Taken, PartsLost int64
 }
 
 // figure is a number that a check can compare: of a tab, or of a peer.
@@ -143,6 +145,7 @@ var figures = map[string]figure{
 	"payment-skew":      {tab: func(t *Tab) int64 { return t.PaySkew }, procs: true},
 	"pending-payments":  {peer: func(s *Stats) int64 { return int64(s.PayPending) }, procs: true},
 	"complete-payments": {peer: func(s *Stats) int64 { return int64(s.PayComplete) }, procs: true},
+	"signatures":        {peer: func(s *Stats) int64 { return int64(s.Signatures) }, procs: true, chain: true},
 	"failed-payments":   {peer: func(s *Stats) int64 { return int64(s.PayFailed) }, procs: true},
 	"waiting-parts":     {peer: func(s *Stats) int64 { return int64(s.PartsWaiting) }, procs: true},
 	"taken":             {peer: func(s *Stats) int64 { return s.Taken }, procs: true},

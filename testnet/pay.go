@@ -2,6 +2,7 @@ package testnet
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tallystick/tally/host/rpc"
+	"github.com/tallystick/tally/paych/adaptor"
 )
 
 // paySeconds bound the payments of a scenario where the line does not say.
@@ -31,11 +33,11 @@ func (d *procs) pay(ctx context.Context, p, to *proc, st *statement) error {
 	if st.verb == "pay" {
 		return payWhole(ctx, p, to, units, seconds)
 	}
-	hold := st.keys["hold"] != ""
+	hold, sale := st.keys["hold"] != "", st.keys["signature"] != ""
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		left, why, err := d.begin(ctx, p, to, units, seconds, hold)
+		left, why, err := d.begin(ctx, p, to, units, seconds, hold, sale)
 		if left || err != nil {
 			return err
 		}
@@ -49,12 +51,8 @@ func (d *procs) pay(ctx context.Context, p, to *proc, st *statement) error {
 
 // begin pays in the background, and returns when a part has left, or with false and why
 // where the call ended before one did.
-func (d *procs) begin(ctx context.Context, p, to *proc, units, seconds uint64, hold bool) (left bool, why, err error) {
-	text, err := invoiceOf(ctx, to, units, hold)
-	if err != nil {
-		return false, nil, err
-	}
-	hash, err := rpc.InvoiceHash(text)
+func (d *procs) begin(ctx context.Context, p, to *proc, units, seconds uint64, hold, sale bool) (left bool, why, err error) {
+	text, hash, err := askedOf(ctx, to, units, hold, sale)
 	if err != nil {
 		return false, nil, err
 	}
@@ -65,7 +63,12 @@ func (d *procs) begin(ctx context.Context, p, to *proc, units, seconds uint64, h
 	calling := context.WithoutCancel(ctx) // longer than the statement
 	ended := make(chan error, 1)
 	d.pays.Go(func() { // ends with the call, or with the peer
-		_, err := client.Pay(calling, text, rpc.PayOptions{TimeoutSeconds: seconds})
+		var err error
+		if sale {
+			_, err = client.SignatureBuy(calling, text, rpc.SignatureBuyOptions{TimeoutSeconds: seconds})
+		} else {
+			_, err = client.Pay(calling, text, rpc.PayOptions{TimeoutSeconds: seconds})
+		}
 		ended <- err
 	})
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -121,6 +124,43 @@ func payWhole(ctx context.Context, p, to *proc, units, seconds uint64) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// askedOf is the text of an invoice, or of an offer of a signature, and the hash that its
+// payment has.
+func askedOf(ctx context.Context, p *proc, units uint64, hold, sale bool) (text, hash string, err error) {
+	if !sale {
+		if text, err = invoiceOf(ctx, p, units, hold); err == nil {
+			hash, err = rpc.InvoiceHash(text)
+		}
+		return text, hash, err
+	}
+	row, err := callOf(p.Member, func(c *rpc.Client) (rpc.SignatureRow, error) {
+		return c.SignatureSell(ctx, rpc.SignatureOptions{Message: fmt.Sprintf("%d for %s", units, p.Name), Amount: units, Hold: hold})
+	})
+	if err != nil {
+		return "", "", err
+	}
+	return row.Offer, row.Point[2:], nil
+}
+
+// addSignatures counts those that a peer bought, and verifies each.
+func (s *Stats) addSignatures(ctx context.Context, p *proc) error {
+	rows, err := callOf(p.Member, func(c *rpc.Client) ([]rpc.SignatureRow, error) { return c.SignatureList(ctx, "buyer") })
+	for i := range rows {
+		if rows[i].Status != "bought" {
+			continue
+		}
+		key, errK := hex.DecodeString(rows[i].Key)
+		digest, errD := hex.DecodeString(rows[i].Digest)
+		sig, errS := hex.DecodeString(rows[i].Signature)
+		if errors.Join(errK, errD, errS) != nil || len(key) != 32 || len(digest) != 32 || len(sig) != 64 ||
+			!adaptor.VerifySchnorr([32]byte(key), [32]byte(digest), [64]byte(sig)) {
+			return fmt.Errorf("testnet: %s has bought %q, which is no signature by %s over %s", p.Name, rows[i].Signature, rows[i].Key, rows[i].Digest)
+		}
+		s.Signatures++
+	}
+	return err
 }
 
 func invoiceOf(ctx context.Context, p *proc, units uint64, hold bool) (string, error) {
@@ -197,5 +237,5 @@ func (s *Stats) addPayments(ctx context.Context, p *proc) error {
 		s.PartsLost += int64(invoices[i].Lost)
 		s.PartsWaiting += invoices[i].Parts
 	}
-	return errors.Join(err, err2)
+	return errors.Join(err, err2, s.addSignatures(ctx, p))
 }

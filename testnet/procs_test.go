@@ -121,6 +121,7 @@ func TestScenariosOfLocks(t *testing.T) {
 		scenarios["lock-chain-claim"] = 45
 		scenarios["settle-while-locked"] = 34
 		scenarios["jam"] = 35
+		scenarios["signature"] = 38
 	}
 	for name, checks := range scenarios {
 		t.Run(name, func(t *testing.T) {

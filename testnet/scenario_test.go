@@ -301,7 +301,7 @@ func TestScenarioNames(t *testing.T) {
 		"chain-down", "clock", "cog", "crash", "disconnect", "drain", "flood", "gift", "hold-restart", "hold", "hostile-threshold", "hub",
 		"jam", "lock-cancel", "lock-chain-claim", "lock-hub",
 		"multipath-restart", "multipath-timeout", "multipath", "partition", "pull",
-		"refund", "reorg", "restart", "settle-offline", "settle-while-locked", "socket-crash", "socket-flood", "tab", "three-hops", "threshold", "usecases",
+		"refund", "reorg", "restart", "settle-offline", "settle-while-locked", "signature", "socket-crash", "socket-flood", "tab", "three-hops", "threshold", "usecases",
 	}
 	if got := ListScenarios(); !slices.Equal(got, want) {
 		t.Errorf("%v", got)

@@ -46,9 +46,10 @@ import (
 //	cashout A B                      A puts B's voucher on the chain
 //	close A B                        A settles its channel to B
 //	pay A B UNITS [timeout=S]        A pays an invoice of B in parts, and waits
-//	begin A B UNITS [timeout=S] [hold=yes]
+//	begin A B UNITS [timeout=S] [hold=yes] [signature=yes]
 //	                                 the same, and goes on when a part has left; hold
-//	                                 leaves it to B to claim or refuse it
+//	                                 leaves it to B to claim or refuse it; with signature
+//	                                 A buys one of B for it
 //	claim B, refuse B                what waits at B for its decision
 //	invoice A B UNITS                the one that the next part of this total is for
 //	jam A B UNITS N via=P            N parts that B never claims
@@ -193,7 +194,7 @@ var verbs = map[string]verb{
 	"cashout":    {args: []string{"peer", "peer"}, doc: "cashout A B"},
 	"close":      {args: []string{"peer", "peer"}, doc: "close A B"},
 	"pay":        {args: []string{"peer", "peer", "num"}, keys: []string{"timeout"}, doc: "pay A B UNITS [timeout=SECONDS]"},
-	"begin":      {args: []string{"peer", "peer", "num"}, keys: []string{"timeout", "hold"}, doc: "begin A B UNITS [timeout=SECONDS] [hold=yes]"},
+	"begin":      {args: []string{"peer", "peer", "num"}, keys: []string{"timeout", "hold", "signature"}, doc: "begin A B UNITS [timeout=SECONDS] [hold=yes] [signature=yes]"},
 	"claim":      {args: []string{"peer"}, doc: "claim PAYEE"},
 	"refuse":     {args: []string{"peer"}, doc: "refuse PAYEE"},
 	"invoice":    {args: []string{"peer", "peer", "num"}, doc: "invoice A B UNITS"},
@@ -454,7 +455,7 @@ func (p *parser) keys(line int, keys map[string]string) error {
 					return err
 				}
 			}
-		case "refunds", "whole", "hold":
+		case "refunds", "whole", "hold", "signature":
 			if value != "yes" {
 				err = fmt.Errorf("want yes")
 			}

@@ -95,6 +95,9 @@ func (a *app) signatureSellCmd() *cobra.Command {
 shown by nobody before somebody has paid for it. The key is one of the wallet that this
 peer has for signatures alone (` + "`tally signature key`" + `).
 
+With --hold the buyer's money waits, at most until its locks end: ` + "`tally settleinvoice`" + `
+takes it, with the point's last 64 digits, and ` + "`tally cancelinvoice`" + ` gives it back.
+
 With --id the command can be run again: it prints the same offer. Without, each run is
 another signature, with another nonce; each can be bought.
 
@@ -123,6 +126,7 @@ message what the signature is good for; any 32 bytes of --digest are signed.`,
 	}
 	cmd.Flags().StringVar(&opts.ID, "id", "", "a name of yours for the offer, at most 64 bytes")
 	cmd.Flags().StringVar(&opts.Memo, "memo", "", "what the buyer reads beside it")
+	cmd.Flags().BoolVar(&opts.Hold, "hold", false, "show nothing before settleinvoice")
 	cmd.Flags().DurationVar(&expiry, "expiry", 0, "how long it can be bought (default 1h)")
 	return cmd
 }

@@ -41,6 +41,9 @@ type SignatureOptions struct {
 	Memo    string `json:"memo"`
 	// ExpirySeconds is how long it can be bought; 0 is an hour.
 	ExpirySeconds uint64 `json:"expiry_seconds"`
+	// Hold: the money waits, and nothing is shown, before SettleInvoice with the x of the
+	// point as hash.
+	Hold bool `json:"hold"`
 }
 
 // SignatureBuyOptions say what a signature may cost, and what it has to be.
@@ -213,7 +216,7 @@ func (a *api) SignatureSell(ctx context.Context, o SignatureOptions) (SignatureR
 			return SignatureRow{}, err
 		}
 		v, err := s.Sell(ctx, payments.SaleRequest{
-			Name: o.ID, Message: digest, Amount: tally.Amount(o.Amount), Memo: o.Memo, Expires: time.Duration(o.ExpirySeconds) * time.Second,
+			Name: o.ID, Message: digest, Amount: tally.Amount(o.Amount), Memo: o.Memo, Expires: time.Duration(o.ExpirySeconds) * time.Second, Hold: o.Hold,
 		})
 		if err != nil {
 			return SignatureRow{}, err

@@ -71,6 +71,8 @@ type SaleRequest struct {
 	Amount  tally.Amount
 	Memo    string
 	Expires time.Duration // 0: an hour
+	// Hold: nothing is shown before Settle.
+	Hold bool
 }
 
 // Sell offers the signature of a message. The signature is made, and with the offer on
@@ -114,7 +116,7 @@ func (s *Service) Sell(ctx context.Context, q SaleRequest) (InvoiceView, error) 
 		return InvoiceView{}, err
 	}
 	r := &Receivable{
-		Hash: i.Hash, Point: i.Point, Offer: i.offer(), Name: q.Name, Secret: i.Secret, Amount: i.Amount, Memo: i.Memo, Expires: i.Expires,
+		Hash: i.Hash, Point: i.Point, Offer: i.offer(), Name: q.Name, Secret: i.Secret, Amount: i.Amount, Memo: i.Memo, Expires: i.Expires, Hold: q.Hold,
 		Known: true, Preimage: secret,
 	}
 	err = s.do(ctx, item{payee: &PayeeEvent{Kind: PayeeAdd, Invoice: r}})
@@ -142,7 +144,7 @@ func (s *Service) sold(ctx context.Context, q *SaleRequest) (v InvoiceView, foun
 	if err != nil {
 		return v, false, err
 	}
-	if i.Sale.Message != q.Message || i.Amount != q.Amount || i.Memo != q.Memo {
+	if i.Sale.Message != q.Message || i.Amount != q.Amount || i.Memo != q.Memo || v.Hold != q.Hold {
 		return InvoiceView{}, false, &Error{Code: CodeConflict, Reason: "there is an offer with this name and other terms", Remedy: "choose another name"}
 	}
 	return v, true, nil
