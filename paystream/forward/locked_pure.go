@@ -325,17 +325,20 @@ func (h *Hop) lockOnward(from, next *link, m *Msg, amount tally.Amount, code Cod
 // fills slots with locks that nobody decides leaves some to others.
 func (h *Hop) lockRoom(from, next *link, m *Msg, amount tally.Amount, code Code, headroom tally.Amount) (why Code, most tally.Amount, ok bool) {
 	room, ok := h.locks.Room(next.peer)
-	switch under := m.Condition.Kind == ConditionPoint; { // no tab has anything to say of it
-	case under && !(ok && room.Points):
+	under := m.Condition.Kind == ConditionPoint // no tab has anything to say of it
+	switch {
+	case under && !room.Points:
 		return CodeUnsupported, 0, false
-	case under && room.Free < amount:
-		return CodeHeadroom, room.Free, false
 	case under && amount < h.locks.Least():
 		return CodeTooSmall, 0, false
 	case amount < h.locks.Least():
 		return code, headroom, false
 	case !ok && room.Coming >= amount, ok && room.Free < amount && room.Coming >= amount-room.Free:
 		return CodeBusy, headroom, false // soon: no bound to learn
+	case under && !ok:
+		return CodeUnsupported, 0, false
+	case under && room.Free < amount:
+		return CodeHeadroom, room.Free, false
 	case !ok || room.Free < amount:
 		return code, headroom, false
 	}
