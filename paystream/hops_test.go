@@ -529,6 +529,7 @@ func TestIdleAfterRestart(t *testing.T) {
 		for client.Report().Sent == 0 {
 			time.Sleep(time.Millisecond) // bubble
 		}
+		synctest.Wait() // the disk has it as well: what has sent nothing is not kept
 		again := func() {
 			part(payer, payee)
 			clone := payer.disk.Clone()
