@@ -36,6 +36,8 @@ type Tab struct {
 	// whether it has the guard, and how many of our CANCELs.
 	SlotsPaid, SlotsRedeemed, CancelsOnChain int64
 	Guarded                                  bool
+	// MailsPaid is what the chain has paid of vouchers of that channel that were bought.
+	MailsPaid int64
 }
 
 // mirrors reports whether two sides are one tab.
@@ -70,6 +72,8 @@ type Stats struct {
 	LockWays int
 	// HoldRows counts its payments through a holder, by role and status.
 	HoldRows map[string]int
+	// MailRows counts its vouchers by mail in the same way.
+	MailRows map[string]int
 	// Payments in parts: ours by state, invoices paid, parts that wait here, and what
 	// was claimed and could not be collected.
 	PayPending, PayComplete, PayFailed, PartsWaiting int
@@ -122,6 +126,7 @@ var figures = map[string]figure{
 	"slots-paid":       {tab: func(t *Tab) int64 { return t.SlotsPaid }, procs: true, chain: true},
 	"slots-redeemed":   {tab: func(t *Tab) int64 { return t.SlotsRedeemed }, procs: true, chain: true},
 	"cancels-on-chain": {tab: func(t *Tab) int64 { return t.CancelsOnChain }, procs: true, chain: true},
+	"mails-paid":       {tab: func(t *Tab) int64 { return t.MailsPaid }, procs: true, chain: true},
 	"guarded":          {tab: func(t *Tab) int64 { return bit(t.Guarded) }, procs: true, chain: true},
 	"lock-ways":        {peer: func(s *Stats) int64 { return int64(s.LockWays) }, procs: true, chain: true},
 	"slots-full":       {peer: func(s *Stats) int64 { return int64(s.SlotsFull) }, procs: true, chain: true},
@@ -138,6 +143,11 @@ var figures = map[string]figure{
 	"holds-complete":    {peer: func(s *Stats) int64 { return int64(s.HoldRows["payer complete"]) }, procs: true},
 	"holds-failed":      {peer: func(s *Stats) int64 { return int64(s.HoldRows["payer failed"]) }, procs: true},
 	"holds-received":    {peer: func(s *Stats) int64 { return int64(s.HoldRows["payee received"]) }, procs: true},
+	"mails-bought":      {peer: func(s *Stats) int64 { return int64(s.MailRows["payer bought"]) }, procs: true, chain: true},
+	"mails-redeemed":    {peer: func(s *Stats) int64 { return int64(s.MailRows["payer redeemed"]) }, procs: true, chain: true},
+	"mails-expired":     {peer: func(s *Stats) int64 { return int64(s.MailRows["payer expired"]) }, procs: true, chain: true},
+	"mails-sold":        {peer: func(s *Stats) int64 { return int64(s.MailRows["holder settled"]) }, procs: true, chain: true},
+	"mails-taken":       {peer: func(s *Stats) int64 { return int64(s.MailRows["payee taken"]) }, procs: true, chain: true},
 	"sockets":           {peer: func(s *Stats) int64 { return int64(s.Sockets) }, procs: true},
 	"net":               {peer: func(s *Stats) int64 { return s.Net }, procs: true},
 	"memory-growth":     {peer: func(s *Stats) int64 { return s.Growth }, procs: true},

@@ -22,7 +22,7 @@ func (d *procs) hold(ctx context.Context, st *statement) error {
 	wait, _ := time.ParseDuration(st.args[4])
 	_, err := callOf(who[0].Member, func(c *rpc.Client) (rpc.HoldRow, error) {
 		return c.HoldPay(ctx, rpc.HoldOptions{
-			Holder: who[1].ID, Payee: who[2].ID, Amount: n, TimeSeconds: uint64(wait / time.Second), MaxPrice: 1000,
+			Holder: who[1].ID, Payee: who[2].ID, Amount: n, TimeSeconds: uint64(wait / time.Second), MaxPrice: maxPrice,
 		})
 	})
 	return err

@@ -13,8 +13,12 @@ import (
 	"github.com/tallystick/tally/paystream/payments"
 )
 
-// guardLane is that of the guard, behind the slots.
-const guardLane = lock.MaxSlots + 1
+// guardLane is that of the guard, behind the slots; from firstMail on are vouchers that
+// were bought.
+const (
+	guardLane = lock.MaxSlots + 1
+	firstMail = uint64(1) << 62
+)
 
 // lock carries out the statements about what stands under locks.
 func (d *procs) lock(ctx context.Context, st *statement) error {
@@ -131,7 +135,7 @@ func (d *procs) near(ctx context.Context, a, b *proc, n int64) error {
 	})
 }
 
-// slotVouchers are those of the channel from a to b above lane 0, as the payee has
+// slotVouchers are those of the channel from a to b in slots and of mails, as the payee has
 // them, or the payer where the payee is down. None where there is no channel.
 func (d *procs) slotVouchers(ctx context.Context, a, b *proc) ([]rpc.VoucherRow, error) {
 	at, with, direction := b, a, rpc.ChequeReceived
@@ -152,7 +156,7 @@ func (d *procs) slotVouchers(ctx context.Context, a, b *proc) ([]rpc.VoucherRow,
 			return nil, err
 		}
 		for i := range list {
-			if list[i].Lane > 0 && list[i].Lane <= guardLane {
+			if l := list[i].Lane; l > 0 && l <= guardLane || l >= firstMail {
 				slots = append(slots, list[i])
 			}
 		}
@@ -179,7 +183,14 @@ func (t *Tab) addSlots(rows []rpc.VoucherRow) error {
 		if !ok {
 			return fmt.Errorf("testnet: amount %q of a voucher", v.Amount)
 		}
-		here := last{v.Nonce, atto.Quo(atto, big.NewInt(1_000_000_000)).Int64()}
+		units := atto.Quo(atto, big.NewInt(1_000_000_000)).Int64()
+		if v.Lane >= firstMail {
+			if v.Redeemed {
+				t.MailsPaid += units
+			}
+			continue
+		}
+		here := last{v.Nonce, units}
 		if (v.SecretHash == "" && v.Signature != "" || v.Redeemed) && v.Nonce >= paid[v.Lane].nonce {
 			paid[v.Lane] = here
 		}

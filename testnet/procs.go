@@ -39,6 +39,7 @@ var processVerbs = map[string]bool{
 	"hold": true, "uri": true, "open": true, "limits": true, "shut": true,
 	"partition": true, "heal": true, "cashout": true, "close": true, "chain": true, "mine": true, "reorg": true,
 	"pay": true, "begin": true, "part": true, "invoice": true, "claim": true, "refuse": true, "jam": true, "near": true,
+	"room": true, "buy": true, "take": true,
 }
 
 // procs drives peers that are processes of their own, where there is a devnet in mode
@@ -53,6 +54,8 @@ type procs struct {
 	// pays are payments that were begun, invoices those whose parts are sent by hand.
 	pays     sync.WaitGroup
 	invoices map[string]string
+	// mails are the texts that payers bought last, by payer and payee.
+	mails map[way2]string
 }
 
 // way2 is a wire, by who dials and who is dialled.
@@ -74,7 +77,7 @@ func newProcs(ctx context.Context, cfg ClusterConfig) (*procs, error) {
 	d := &procs{
 		cluster: c, peers: make(map[string]*proc), wires: make(map[way2]*lossy),
 		uris: make(map[string]madeURI), sockets: make(map[string]openSocket),
-		invoices: make(map[string]string),
+		invoices: make(map[string]string), mails: make(map[way2]string),
 	}
 	chain := c.Chain()
 	realm := swap.Realm{Network: chain.Network, Genesis: chain.Genesis, Asset: "FIL"}
@@ -158,6 +161,8 @@ func (d *procs) do(ctx context.Context, st *statement) error {
 		return d.wire(ctx, st)
 	case "hold":
 		return d.hold(ctx, st)
+	case "room", "buy", "take":
+		return d.mail(ctx, st)
 	case "uri", "open", "limits", "shut":
 		return d.onSocket(ctx, st)
 	case "invoice", "claim", "refuse", "jam", "near":
@@ -448,6 +453,9 @@ func (d *procs) stats(ctx context.Context, at string) (Stats, error) {
 	}
 	if d.cluster.Devnet == nil {
 		return s, nil
+	}
+	if err := s.addMails(ctx, p); err != nil {
+		return s, err
 	}
 	locks, err := callOf(p.Member, func(c *rpc.Client) ([]rpc.LockRow, error) { return c.Locks(ctx, "") })
 	if err != nil {

@@ -86,7 +86,7 @@ func TestScenariosOfHolds(t *testing.T) {
 	if os.Getenv("TALLY_LONG") == "" {
 		t.Skip("set TALLY_LONG=1: it waits for peers that come and go, and for the end of a hold")
 	}
-	for name, checks := range map[string]int{"hold": 7, "hold-restart": 6} {
+	for name, checks := range map[string]int{"hold": 7, "hold-restart": 6, "hold-voucher": 27} {
 		t.Run(name, func(t *testing.T) {
 			r, err := RunScenario(t.Context(), name, Options{Cluster: processes(t)})
 			if err != nil || r.Failed != 0 || r.Passed < checks {
@@ -156,6 +156,7 @@ func TestSlotsOfATab(t *testing.T) {
 		"cancel submitted":   {append(unlocked, row(1, 3, "90", "bb", "received", true), row(1, 4, "70", "", "refund", true)), Tab{SlotsPaid: 70, SlotsRedeemed: 70, CancelsOnChain: 1}},
 		"guard":              {[]rpc.VoucherRow{row(guardLane, 1, "0", "", "received", true)}, Tab{Guarded: true}},
 		"guard, not needed":  {[]rpc.VoucherRow{row(guardLane, 1, "0", "", "received", false)}, Tab{}},
+		"mails":              {append(unlocked, row(firstMail, 1, "7", "cc", "received", true), row(firstMail+9, 1, "8", "dd", "received", false)), Tab{SlotsPaid: 70, MailsPaid: 7}},
 		"two slots":          {append(unlocked, row(2, 2, "5", "", "received", true)), Tab{SlotsPaid: 75, SlotsRedeemed: 5}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -291,7 +291,7 @@ func (s *script) fits(at place) error {
 // chainVerbs need processes and a chain, socketVerbs processes.
 var (
 	chainVerbs = map[string]bool{
-		"cashout": true, "close": true, "chain": true, "mine": true, "reorg": true, "near": true,
+		"cashout": true, "close": true, "chain": true, "mine": true, "reorg": true, "near": true, "room": true, "buy": true, "take": true,
 	}
 	socketVerbs = map[string]bool{
 		"hold": true, "uri": true, "open": true, "limits": true, "shut": true, "partition": true, "heal": true,

@@ -298,7 +298,7 @@ check "fifth" got a == 0
 
 func TestScenarioNames(t *testing.T) {
 	want := []string{
-		"chain-down", "clock", "cog", "crash", "disconnect", "drain", "flood", "gift", "hold-restart", "hold", "hostile-threshold", "hub",
+		"chain-down", "clock", "cog", "crash", "disconnect", "drain", "flood", "gift", "hold-restart", "hold-voucher", "hold", "hostile-threshold", "hub",
 		"jam", "lock-cancel", "lock-chain-claim", "lock-hub",
 		"multipath-restart", "multipath-timeout", "multipath", "partition", "pull",
 		"refund", "reorg", "restart", "settle-offline", "settle-while-locked", "signature", "socket-crash", "socket-flood", "tab", "three-hops", "threshold", "usecases",

@@ -65,6 +65,9 @@ import (
 //	open S A URI [via=H+H] [key=…]   A opens the socket S with it; without min and max
 //	                                 with what is usual for the URI
 //	hold P H E N DURATION            P binds N units at the holder H for the payee E
+//	room E H P N DURATION            E keeps room of the holder H's channel for P's mails
+//	buy P H E N DURATION             P buys H's voucher for E, once the chain shows the guard
+//	take E P                         E takes the last that P bought for it, by hand
 //	limits S client|server MIN MAX   one end sets its limits
 //	shut S                           its client closes it
 //	each A,B V,W V,W … end           the lines between, once for each V,W, with V in
@@ -207,6 +210,9 @@ var verbs = map[string]verb{
 	"uri":        {args: []string{"label", "peer", "gift|invoice|pull|deposit|push", "num"}, keys: []string{"min", "max", "period"}, doc: "uri NAME PEER KIND AMOUNT [min=N] [max=N] [period=SECONDS]"},
 	"open":       {args: []string{"label", "peer", "label"}, keys: []string{"via", "min", "max", "refunds", "whole"}, doc: "open SOCKET PEER URI [via=A+B] [min=N max=N] [refunds=yes] [whole=yes]"},
 	"hold":       {args: []string{"peer", "peer", "peer", "num", "dur"}, doc: "hold PAYER HOLDER PAYEE AMOUNT DURATION"},
+	"room":       {args: []string{"peer", "peer", "peer", "num", "dur"}, doc: "room PAYEE HOLDER PAYER AMOUNT DURATION"},
+	"buy":        {args: []string{"peer", "peer", "peer", "num", "dur"}, doc: "buy PAYER HOLDER PAYEE AMOUNT DURATION"},
+	"take":       {args: []string{"peer", "peer"}, doc: "take PAYEE PAYER"},
 	"limits":     {args: []string{"label", "client|server", "limit", "limit"}, doc: "limits SOCKET client|server MIN MAX"},
 	"shut":       {args: []string{"label"}, doc: "shut SOCKET"},
 	"arm":        {args: []string{"peer"}, doc: "arm PEER"},
