@@ -138,6 +138,7 @@ func Start(ctx context.Context, r *repo.Repo, start StartConfig) (_ *Daemon, err
 		nodeCfg.ground = d.chain.lockGround()
 		undo = append(undo, d.chain.settler.Close)
 	}
+	nodeCfg.Payments.Traded = d.traded
 	if d.chain != nil {
 		nodeCfg.Payments.chain = d.chain
 		nodeCfg.Holds.Channels = d.chain.vouchers()

@@ -7,6 +7,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/tallystick/tally/host/rpc"
+	"github.com/tallystick/tally/paystream/payments"
 )
 
 // Locks lists the locks that are not over, with all peers where id is empty.
@@ -32,6 +33,16 @@ func (a *API) Locks(_ context.Context, id peer.ID) ([]rpc.LockRow, error) {
 		rows = append(rows, row)
 	}
 	return rows, nil
+}
+
+// traded keeps what was sold and bought for EventsSince. The signature itself is in
+// SignatureShow: this log is read by all who hold a token.
+func (a *API) traded(t payments.Trade) {
+	kind, fields := "signature bought", map[string]any{"point": payments.PointText(t.Point, t.Hash), "amount": uint64(t.Amount)}
+	if t.Sold {
+		kind, fields["id"] = "signature sold", t.Name
+	}
+	a.events.Append(time.Now(), kind, t.Seller.String(), fields)
 }
 
 // LockState says whether there are locks, and why not.

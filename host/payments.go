@@ -47,6 +47,9 @@ type PaymentsConfig struct {
 	// Advertise is what others are told of our neighbours. Default: AdvertiseTabs.
 	Advertise Advertise
 
+	// Traded is told of each signature that was sold or bought: payments.Config.
+	Traded func(payments.Trade)
+
 	// chain shows channels, ours and those of others; nil without one, and adverts that
 	// name a channel are then not kept.
 	chain *chain
@@ -92,7 +95,7 @@ func (n *Node) openPayments(ctx context.Context, cfg PaymentsConfig, carrier *pa
 	private := n.host.Peerstore().PrivKey(n.host.ID())
 	s, err := payments.Open(ctx, payments.Config{
 		Self: n.host.ID(), Realm: realmText(n.book.Realm()), Store: n.store, Carrier: carrier, Router: n.ways,
-		Sign: private.Sign, Hints: n.ways.hints, Curve: n.curve, Logger: n.log,
+		Sign: private.Sign, Hints: n.ways.hints, Curve: n.curve, Traded: cfg.Traded, Logger: n.log,
 	})
 	if err != nil {
 		return err

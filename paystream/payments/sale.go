@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/tallystick/tally"
 )
 
@@ -91,7 +93,7 @@ func (s *Service) Sell(ctx context.Context, q SaleRequest) (InvoiceView, error) 
 	case q.Name == "":
 		q.Name = rand.Text()
 	}
-	if v, found, err := s.sold(ctx, &q); err != nil || found {
+	if v, found, err := s.soldAs(ctx, &q); err != nil || found {
 		return v, err
 	}
 	if q.Expires == 0 {
@@ -123,15 +125,15 @@ func (s *Service) Sell(ctx context.Context, q SaleRequest) (InvoiceView, error) 
 	if err != nil && !errors.Is(err, ErrConflict) {
 		return InvoiceView{}, err
 	}
-	v, found, again := s.sold(ctx, &q) // on a conflict: who asked at the same time was first
+	v, found, again := s.soldAs(ctx, &q) // on a conflict: who asked at the same time was first
 	if again == nil && !found {
 		again = err
 	}
 	return v, again
 }
 
-// sold returns the offer of a name. One of other terms is a conflict.
-func (s *Service) sold(ctx context.Context, q *SaleRequest) (v InvoiceView, found bool, err error) {
+// soldAs returns the offer of a name. One of other terms is a conflict.
+func (s *Service) soldAs(ctx context.Context, q *SaleRequest) (v InvoiceView, found bool, err error) {
 	err = s.look(ctx, func() {
 		if h, ok := s.payee.names[q.Name]; ok {
 			v, found = s.payee.Invoice(s.Now(), h)
@@ -199,4 +201,32 @@ func (s *Service) SoldAs(ctx context.Context, name string) (v InvoiceView, err e
 		err = notFound("offer")
 	}
 	return v, err
+}
+
+// Trade is a signature that was sold or bought.
+type Trade struct {
+	// Sold: else it was bought, of Seller.
+	Sold   bool
+	Seller peer.ID
+	Point  byte
+	Hash   tally.Hashlock
+	// Name of the offer, of one that we sold.
+	Name   string
+	Amount tally.Amount
+}
+
+// sold tells of a sale. On the owner's goroutine.
+func (s *Service) sold(h tally.Hashlock) {
+	v, ok := s.payee.Invoice(s.Now(), h)
+	if ok && v.Point != 0 && v.Status == InvoicePaid && s.cfg.Traded != nil {
+		s.cfg.Traded(Trade{Sold: true, Seller: s.cfg.Self, Point: v.Point, Hash: h, Name: v.Name, Amount: v.Received})
+	}
+}
+
+// bought tells of a purchase.
+func (s *Service) bought(h tally.Hashlock) {
+	v, ok := s.payer.Payment(h)
+	if ok && v.Point != 0 && v.Status == StatusComplete && s.cfg.Traded != nil {
+		s.cfg.Traded(Trade{Seller: v.Dest, Point: v.Point, Hash: h, Amount: v.Total})
+	}
 }

@@ -60,6 +60,13 @@ func TestSignatureIsSold(t *testing.T) {
 		}
 		time.Sleep(time.Second) // bubble
 		w.settled(50, 1)
+		told := make(map[bool]payments.Trade)
+		for _, tr := range w.trades() {
+			told[tr.Sold] = tr
+		}
+		if len(w.trades()) != 2 || told[true].Name != q.Name || told[true].Amount != 50 || told[false].Seller != d.id || told[false].Hash != i.Hash {
+			t.Fatalf("told %+v", w.trades())
+		}
 		again, err := a.Buy(t.Context(), i.Reveal(), payments.PayRequest{})
 		if err != nil || again.Preimage != r.Preimage || len(again.Parts) != 1 {
 			t.Fatalf("%+v, %v", again, err)

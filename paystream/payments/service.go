@@ -55,6 +55,10 @@ type Config struct {
 	Hints func(locks bool) []Hint
 	// Curve is needed to sell and buy signatures; nil: neither.
 	Curve Curve
+	// Traded is told of each signature that was sold or bought, when that is saved. It is
+	// called on the owner's goroutine and must not wait. A crash may leave one out. Nil:
+	// nobody.
+	Traded func(Trade)
 	// Logger takes what the service has to say. Nil: slog.Default().
 	Logger *slog.Logger
 }
@@ -395,11 +399,13 @@ func (s *Service) carryOut(f *Effect) {
 		s.cfg.Carrier.Reject(f.PartID, f.Code, s.decided(f.PartID))
 	case FxWakePayment:
 		wakeAll(s.payments, f.Hash)
+		s.bought(f.Hash)
 	case FxWakePart:
 		wakeAll(s.parts, f.ID)
 		wakeAll(s.changes, f.Hash)
 	case FxWakeInvoice:
 		wakeAll(s.invoices, f.Hash)
+		s.sold(f.Hash)
 	case FxLost:
 		s.log.Error("part was claimed and could not be collected", "part_id", f.PartID, "hash", f.Hash, "amount", f.Amount)
 	}

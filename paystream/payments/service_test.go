@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -78,6 +79,9 @@ type world struct {
 	ids map[string]peer.ID
 	key map[string]crypto.PrivKey
 	all []*node
+	// mu guards traded, which is what all nodes told of signatures.
+	mu     sync.Mutex
+	traded []payments.Trade
 	// router, where set, is that of all nodes that start.
 	router payments.Router
 }
@@ -120,7 +124,7 @@ func (w *world) start(name string, store *durabletest.Crash) *node {
 	n.Service, err = payments.Open(w.t.Context(), payments.Config{
 		Self: n.id, Realm: "test/karma", Store: store.Store, Carrier: n.carrier, Sign: w.key[name].Sign,
 		Logger: slog.New(slog.DiscardHandler),
-		Router: router, Curve: &paymentstest.Curve{Key32: [32]byte{7}},
+		Router: router, Curve: &paymentstest.Curve{Key32: [32]byte{7}}, Traded: w.tell,
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -128,6 +132,18 @@ func (w *world) start(name string, store *durabletest.Crash) *node {
 	n.Start()
 	w.all = append(w.all, n)
 	return n
+}
+
+func (w *world) tell(tr payments.Trade) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.traded = append(w.traded, tr)
+}
+
+func (w *world) trades() []payments.Trade {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.traded)
 }
 
 // stop ends a life as a kill does, and returns the disk.
