@@ -86,7 +86,7 @@ func TestScenariosOfHolds(t *testing.T) {
 	if os.Getenv("TALLY_LONG") == "" {
 		t.Skip("set TALLY_LONG=1: it waits for peers that come and go, and for the end of a hold")
 	}
-	for name, checks := range map[string]int{"hold": 7, "hold-restart": 6, "hold-voucher": 27} {
+	for name, checks := range map[string]int{"hold": 7, "hold-restart": 6, "hold-voucher": 28} {
 		t.Run(name, func(t *testing.T) {
 			r, err := RunScenario(t.Context(), name, Options{Cluster: processes(t)})
 			if err != nil || r.Failed != 0 || r.Passed < checks {
