@@ -249,7 +249,7 @@ func TestHeldLocks(t *testing.T) {
 // A payment that comes before the hub's channel is ready finds it busy, and not small: it
 // passes as soon as the channel does, although the payer has tried before.
 func TestPaymentBeforeTheChannelIsReady(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	n := newLockNetWith(ctx, t, 3, 3000, func(i int, c *host.Config) {
 		if i == 1 { // the hub's way is known of the invoice alone, which says no capacity
@@ -296,7 +296,7 @@ func TestPaymentBeforeTheChannelIsReady(t *testing.T) {
 // What a payee said while its hub was away, the payer hears although the payee was
 // started anew since: not only that something went wrong, but that it was refused.
 func TestReasonOutlivesARestart(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	n := newLockNet(ctx, t, 0, 3)
 	n.open(ctx)

@@ -33,7 +33,7 @@ func (n *lockNet) buy(ctx context.Context, offer string) (payments.Bought, error
 // have a channel with: the buyer has a good signature, the seller its price, the hub its
 // fee, and no tab has moved. Bought again it costs nothing.
 func TestSignatureOverAHub(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	n := newLockNet(ctx, t, 1, 3)
 	n.open(ctx)
@@ -86,7 +86,7 @@ func TestSignatureOverAHub(t *testing.T) {
 // Where no lock can be made a signature is not sold: its money never goes on credit,
 // although the tab has all the room there is.
 func TestSignatureIsNotSoldOnCredit(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	n := newLockNet(ctx, t, 0, 3)
 	buyer, hub, seller := n.nodes[0], n.nodes[1], n.nodes[2]
