@@ -3,6 +3,7 @@ package host_test
 import (
 	"context"
 	"errors"
+	"os"
 	"testing"
 	"time"
 
@@ -87,6 +88,12 @@ func TestHoldUnderLocks(t *testing.T) {
 
 	// Called back, it costs no channel.
 	payee.leave()
+	chain := payer.Channels().Chain
+	begun, err := chain.Head(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := n.free(payer, holder)
 	if row, err = payer.held().Pay(ctx, request(700)); err != nil {
 		t.Fatal(err)
 	}
@@ -118,4 +125,40 @@ func TestHoldUnderLocks(t *testing.T) {
 	if n.paid(ctx, 0) != 4000 || head.SettlingAt != 0 {
 		t.Error("the payer has paid for what came back")
 	}
+	if os.Getenv("TALLY_LONG") == "" {
+		return
+	}
+	// The lock could be submitted until its end: that frees the money, and the chain has
+	// seen nothing of all that.
+	n.until(ctx, "the money that stays bound", func() bool { return n.free(payer, holder) == before-700 })
+	for range 100 {
+		if n.free(payer, holder) == before {
+			break
+		}
+		if _, err := n.dev.Mine(ctx, 200); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.until(ctx, "the money of the lock", func() bool { return n.free(payer, holder) == before })
+	now, err := chain.Head(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if calls, err := chain.Calls(ctx, way.Channel, begun, now); err != nil || len(calls) != 0 {
+		t.Errorf("the chain saw %+v, %v", calls, err)
+	}
+}
+
+// free is what a payer's channel to its neighbour can still carry.
+func (n *lockNet) free(from, to *wayfarer) tally.Amount {
+	n.t.Helper()
+	l, err := from.Locks()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	way, ok := l.Way(to.id())
+	if !ok {
+		n.t.Fatal("the channel is gone")
+	}
+	return way.Free
 }
