@@ -314,23 +314,34 @@ func oneInvoice(ctx context.Context, s *payments.Service, h tally.Hashlock) (Inv
 	return invoiceRow(&v), err
 }
 
+// payRequest is a payment without what it pays for: for which fee and how long it is
+// tried, and how long its caller may wait for it.
+func payRequest(maxFee *uint64, timeoutSeconds uint64) (q payments.PayRequest, wait time.Duration, err error) {
+	if timeoutSeconds > uint64(maxPayTime/time.Second) {
+		return q, 0, NewError(CodeBadArgument, "a timeout of %d seconds is more than a day", timeoutSeconds)
+	}
+	q.Deadline = time.Duration(timeoutSeconds) * time.Second
+	if maxFee != nil {
+		q.MaxFee, q.NoFee = tally.Amount(*maxFee), *maxFee == 0
+	}
+	wait = maxPoll
+	if q.Deadline > 0 {
+		wait = min(wait, q.Deadline)
+	}
+	return q, wait, nil
+}
+
 func (a *api) Pay(ctx context.Context, invoice string, o PayOptions) (PaymentRow, error) {
 	return onPayments(ctx, a, "Pay", func(ctx context.Context, s *payments.Service) (PaymentRow, error) {
 		i, err := payments.ParseInvoice(invoice)
 		if err != nil {
 			return PaymentRow{}, err
 		}
-		if o.TimeoutSeconds > uint64(maxPayTime/time.Second) {
-			return PaymentRow{}, NewError(CodeBadArgument, "a timeout of %d seconds is more than a day", o.TimeoutSeconds)
+		q, wait, err := payRequest(o.MaxFee, o.TimeoutSeconds)
+		if err != nil {
+			return PaymentRow{}, err
 		}
-		q := payments.PayRequest{Invoice: i, Amount: tally.Amount(o.Amount), Deadline: time.Duration(o.TimeoutSeconds) * time.Second}
-		if o.MaxFee != nil {
-			q.MaxFee, q.NoFee = tally.Amount(*o.MaxFee), *o.MaxFee == 0
-		}
-		wait := maxPoll
-		if q.Deadline > 0 {
-			wait = min(wait, q.Deadline)
-		}
+		q.Invoice, q.Amount = i, tally.Amount(o.Amount)
 		ctx, done, err := a.waitToPay(ctx, wait)
 		if err != nil {
 			return PaymentRow{}, err

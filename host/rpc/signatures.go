@@ -245,19 +245,12 @@ func vetOffer(text string, o *SignatureBuyOptions) error {
 
 func (a *api) SignatureBuy(ctx context.Context, offer string, o SignatureBuyOptions) (SignatureRow, error) {
 	return onPayments(ctx, a, "SignatureBuy", func(ctx context.Context, s *payments.Service) (SignatureRow, error) {
-		if o.TimeoutSeconds > uint64(maxPayTime/time.Second) {
-			return SignatureRow{}, NewError(CodeBadArgument, "a timeout of %d seconds is more than a day", o.TimeoutSeconds)
+		q, wait, err := payRequest(o.MaxFee, o.TimeoutSeconds)
+		if err == nil {
+			err = vetOffer(offer, &o)
 		}
-		if err := vetOffer(offer, &o); err != nil {
+		if err != nil {
 			return SignatureRow{}, err
-		}
-		q := payments.PayRequest{Deadline: time.Duration(o.TimeoutSeconds) * time.Second}
-		if o.MaxFee != nil {
-			q.MaxFee, q.NoFee = tally.Amount(*o.MaxFee), *o.MaxFee == 0
-		}
-		wait := maxPoll
-		if q.Deadline > 0 {
-			wait = min(wait, q.Deadline)
 		}
 		ctx, done, err := a.waitToPay(ctx, wait)
 		if err != nil {
