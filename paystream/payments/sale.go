@@ -93,7 +93,7 @@ func (s *Service) Sell(ctx context.Context, q SaleRequest) (InvoiceView, error) 
 	case q.Name == "":
 		q.Name = rand.Text()
 	}
-	if v, found, err := s.soldAs(ctx, &q); err != nil || found {
+	if v, found, err := s.offered(ctx, &q); err != nil || found {
 		return v, err
 	}
 	if q.Expires == 0 {
@@ -125,21 +125,20 @@ func (s *Service) Sell(ctx context.Context, q SaleRequest) (InvoiceView, error) 
 	if err != nil && !errors.Is(err, ErrConflict) {
 		return InvoiceView{}, err
 	}
-	v, found, again := s.soldAs(ctx, &q) // on a conflict: who asked at the same time was first
+	v, found, again := s.offered(ctx, &q) // on a conflict: who asked at the same time was first
 	if again == nil && !found {
 		again = err
 	}
 	return v, again
 }
 
-// soldAs returns the offer of a name. One of other terms is a conflict.
-func (s *Service) soldAs(ctx context.Context, q *SaleRequest) (v InvoiceView, found bool, err error) {
-	err = s.look(ctx, func() {
-		if h, ok := s.payee.names[q.Name]; ok {
-			v, found = s.payee.Invoice(s.Now(), h)
-		}
-	})
-	if err != nil || !found {
+// offered returns the offer of a name. One of other terms is a conflict.
+func (s *Service) offered(ctx context.Context, q *SaleRequest) (v InvoiceView, found bool, err error) {
+	v, err = s.SoldAs(ctx, q.Name)
+	if errors.Is(err, ErrNotFound) {
+		return v, false, nil
+	}
+	if err != nil {
 		return v, false, err
 	}
 	i, err := ParseOffer(string(v.Offer))
