@@ -52,7 +52,8 @@ func (e *Engine) carryOut() error {
 		}
 	}
 	clear(e.fx)
-	e.fx, e.answers = e.fx[:0], e.answers[:0]
+	e.fx = e.fx[:0]
+	e.answers.Reset()
 	e.hop.Reset()
 	return nil
 }

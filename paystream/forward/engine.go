@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/internal/arena"
 	"github.com/tallystick/tally/internal/durable"
 )
 
@@ -111,8 +112,8 @@ type Engine struct {
 	stats   stats
 	told    Result // scratch, for those who are told
 	offered Delivery
-	answers []byte  // data of messages in fx
-	noted   []Event // of locks, found at the start
+	answers arena.Arena // data of messages in fx
+	noted   []Event     // of locks, found at the start
 	showing map[lockID]showing
 }
 

@@ -173,7 +173,7 @@ func (e *Engine) deliver(now int64, from peer.ID, m *Msg, again bool) error {
 		d = Decision{Code: CodeRefused}
 	}
 	answer := e.hop.message(MsgReject, id)
-	answer.Preimage, answer.Code, answer.Data = d.Preimage, d.Code, e.keptAnswer(d.Data)
+	answer.Preimage, answer.Code, answer.Data = d.Preimage, d.Code, e.answers.Keep(d.Data)
 	ev := Event{Kind: EvReject, Peer: from, ID: id, Opens: d.Opens, Msg: answer}
 	if d.Fulfil {
 		ev.Kind = EvFulfil
@@ -191,23 +191,6 @@ func (e *Engine) deliver(now int64, from peer.ID, m *Msg, again bool) error {
 	}
 	e.fx = fx
 	return err
-}
-
-// answersSize is the memory for the data of answers that have not left, taken anew where
-// it is full.
-const answersSize = 64 << 10
-
-// keptAnswer copies the data of a decision, which is its endpoint's, until carryOut.
-func (e *Engine) keptAnswer(data []byte) []byte {
-	if len(data) == 0 {
-		return nil
-	}
-	if cap(e.answers)-len(e.answers) < len(data) {
-		e.answers = make([]byte, 0, max(answersSize, len(data)))
-	}
-	n := len(e.answers)
-	e.answers = append(e.answers, data...)
-	return e.answers[n:len(e.answers):len(e.answers)]
 }
 
 // keep lets a packet wait on disk, and tells its endpoint when it is there.

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/internal/arena"
 	"github.com/tallystick/tally/internal/pbfield"
 	"github.com/tallystick/tally/paystream/forward"
 )
@@ -257,22 +258,6 @@ func fields(b []byte, f func(field protowire.Number, n uint64, v []byte, isBytes
 	return nil
 }
 
-// arena keeps the bytes of the messages of one batch.
-type arena struct{ buf []byte }
-
-// keep copies v. What an earlier buffer holds stays where it is.
-func (a *arena) keep(v []byte) []byte {
-	if len(v) == 0 {
-		return nil
-	}
-	if cap(a.buf)-len(a.buf) < len(v) {
-		a.buf = make([]byte, 0, max(arenaSize, len(v)))
-	}
-	n := len(a.buf)
-	a.buf = append(a.buf, v...)
-	return a.buf[n:len(a.buf):len(a.buf)]
-}
-
 // decoder turns frames into messages. One goroutine at a time.
 type decoder struct {
 	// offset is what the peer's clock shows more than ours, in ms.
@@ -311,7 +296,7 @@ func (d *decoder) translate(ms uint64) int64 {
 
 // decode reads one frame into m, which is empty. Bytes that m keeps are copied
 // into a.
-func (d *decoder) decode(frame []byte, m *forward.Msg, a *arena) error {
+func (d *decoder) decode(frame []byte, m *forward.Msg, a *arena.Arena) error {
 	var body, channel []byte
 	var kind protowire.Number
 	err := fields(frame, func(field protowire.Number, n uint64, v []byte, isBytes bool) error {
@@ -335,7 +320,7 @@ func (d *decoder) decode(frame []byte, m *forward.Msg, a *arena) error {
 		if len(channel) > forward.MaxChannel {
 			return malformed("channel")
 		}
-		m.Lock = &forward.LockMsg{Channel: a.keep(channel)}
+		m.Lock = &forward.LockMsg{Channel: a.Keep(channel)}
 	}
 	if err = d.kind(kind, body, m, a); err == nil && m.Lock != nil && !m.Kind.MayHaveLock() {
 		m.Lock = nil
@@ -344,7 +329,7 @@ func (d *decoder) decode(frame []byte, m *forward.Msg, a *arena) error {
 }
 
 // kind reads the body of a message.
-func (d *decoder) kind(kind protowire.Number, body []byte, m *forward.Msg, a *arena) error {
+func (d *decoder) kind(kind protowire.Number, body []byte, m *forward.Msg, a *arena.Arena) error {
 	switch kind {
 	case fieldPrepare:
 		m.Kind = forward.MsgPrepare
@@ -380,7 +365,7 @@ func (d *decoder) kind(kind protowire.Number, body []byte, m *forward.Msg, a *ar
 	return lockKind(kind, body, m, a)
 }
 
-func (d *decoder) prepare(body []byte, m *forward.Msg, a *arena) error {
+func (d *decoder) prepare(body []byte, m *forward.Msg, a *arena.Arena) error {
 	conditions, dests, locks := 0, 0, 0
 	err := fields(body, func(field protowire.Number, n uint64, v []byte, isBytes bool) (err error) {
 		switch {
@@ -419,7 +404,7 @@ func (d *decoder) prepare(body []byte, m *forward.Msg, a *arena) error {
 			if len(v) > forward.MaxData {
 				return malformed("data too long")
 			}
-			m.Data = a.keep(v)
+			m.Data = a.Keep(v)
 		case field == 10 && isBytes:
 			locks++
 			err = lockOf(v, m, a)
@@ -439,7 +424,7 @@ func (d *decoder) prepare(body []byte, m *forward.Msg, a *arena) error {
 	return nil
 }
 
-func (d *decoder) dest(body []byte, m *forward.Msg, a *arena) error {
+func (d *decoder) dest(body []byte, m *forward.Msg, a *arena.Arena) error {
 	return fields(body, func(field protowire.Number, _ uint64, v []byte, isBytes bool) (err error) {
 		switch {
 		case field == 1 && isBytes:
@@ -448,7 +433,7 @@ func (d *decoder) dest(body []byte, m *forward.Msg, a *arena) error {
 			if len(v) > forward.MaxToken {
 				return malformed("token too long")
 			}
-			m.Token = a.keep(v)
+			m.Token = a.Keep(v)
 		}
 		return err
 	})
@@ -466,7 +451,7 @@ func condition(v []byte) (forward.Condition, error) {
 	return forward.Condition{}, malformed("condition is no blake2b-256 and no sha2-256 multihash")
 }
 
-func fulfil(body []byte, m *forward.Msg, a *arena) error {
+func fulfil(body []byte, m *forward.Msg, a *arena.Arena) error {
 	seen := false
 	err := fields(body, func(field protowire.Number, _ uint64, v []byte, isBytes bool) error {
 		switch {
@@ -479,7 +464,7 @@ func fulfil(body []byte, m *forward.Msg, a *arena) error {
 			if len(v) > forward.MaxData {
 				return malformed("data too long")
 			}
-			m.Data = a.keep(v)
+			m.Data = a.Keep(v)
 		}
 		return nil
 	})
@@ -489,7 +474,7 @@ func fulfil(body []byte, m *forward.Msg, a *arena) error {
 	return err
 }
 
-func reject(body []byte, m *forward.Msg, a *arena) error {
+func reject(body []byte, m *forward.Msg, a *arena.Arena) error {
 	var cancel []byte
 	err := fields(body, func(field protowire.Number, n uint64, v []byte, isBytes bool) error {
 		switch {
@@ -502,7 +487,7 @@ func reject(body []byte, m *forward.Msg, a *arena) error {
 			if len(v) > forward.MaxData {
 				return malformed("data too long")
 			}
-			m.Data = a.keep(v)
+			m.Data = a.Keep(v)
 		case field == 3 && !isBytes:
 			m.Headroom = tally.Amount(n)
 		case field == 4 && isBytes:

@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/internal/arena"
 	"github.com/tallystick/tally/paystream/forward"
 	"github.com/tallystick/tally/paystream/lock"
 	"github.com/tallystick/tally/pb/packetpb"
@@ -178,7 +179,7 @@ func TestCodecIsProtobuf(t *testing.T) {
 			t.Fatalf("by hand %x\ngenerated %x", got, want)
 		}
 		var back forward.Msg
-		if err := new(decoder).decode(got, &back, new(arena)); err != nil {
+		if err := new(decoder).decode(got, &back, new(arena.Arena)); err != nil {
 			t.Fatal(err)
 		}
 		if !reflect.DeepEqual(&back, m) {
@@ -335,7 +336,7 @@ func TestDecodeRefuses(t *testing.T) {
 		}
 		return list
 	}
-	if err := new(decoder).decode(prepare(func(p *packetpb.Prepare) {}), new(forward.Msg), new(arena)); err != nil {
+	if err := new(decoder).decode(prepare(func(p *packetpb.Prepare) {}), new(forward.Msg), new(arena.Arena)); err != nil {
 		t.Fatalf("the good one: %v", err)
 	}
 	for name, frame := range map[string][]byte{
@@ -385,22 +386,22 @@ func TestDecodeRefuses(t *testing.T) {
 		"too many acks":          appendMsg(nil, &forward.Msg{Kind: forward.MsgFulfilAck, Fulfilled: make([]uint64, forward.MaxAckIDs)}),
 		"acks one by one":        ackedOneByOne(forward.MaxAckIDs),
 	} {
-		if err := new(decoder).decode(frame, new(forward.Msg), new(arena)); err == nil {
+		if err := new(decoder).decode(frame, new(forward.Msg), new(arena.Arena)); err == nil {
 			t.Errorf("%s is taken", name)
 		}
 	}
 	far := appendMsg(nil, &forward.Msg{Kind: forward.MsgReject, Hop: forward.MaxHops + 2})
 	var reject forward.Msg
-	if err := new(decoder).decode(far, &reject, new(arena)); err != nil || reject.Hop != 0 {
+	if err := new(decoder).decode(far, &reject, new(arena.Arena)); err != nil || reject.Hop != 0 {
 		t.Fatalf("a hop further than any way goes is not known: %v, %d", err, reject.Hop)
 	}
 	locked := about(prepare(func(p *packetpb.Prepare) { p.Lock = &packetpb.Lock{Voucher: []byte{1}} }), 7)
 	var m forward.Msg
-	if err := new(decoder).decode(locked, &m, new(arena)); err != nil || m.Lock == nil || len(m.Lock.Channel) != 7 {
+	if err := new(decoder).decode(locked, &m, new(arena.Arena)); err != nil || m.Lock == nil || len(m.Lock.Channel) != 7 {
 		t.Fatalf("the good one under a lock: %v, %+v", err, m.Lock)
 	}
 	m = forward.Msg{}
-	if err := new(decoder).decode(about(appendMsg(nil, &forward.Msg{Kind: forward.MsgFulfilAck}), 7), &m, new(arena)); err != nil || m.Lock != nil {
+	if err := new(decoder).decode(about(appendMsg(nil, &forward.Msg{Kind: forward.MsgFulfilAck}), 7), &m, new(arena.Arena)); err != nil || m.Lock != nil {
 		t.Fatalf("a message that no lock knows: %v, %+v", err, m.Lock)
 	}
 }
@@ -446,7 +447,7 @@ func FuzzDecode(f *testing.F) {
 			t.Fatal("a handshake of no kind, or of two")
 		}
 		var m forward.Msg
-		if new(decoder).decode(frame, &m, new(arena)) != nil {
+		if new(decoder).decode(frame, &m, new(arena.Arena)) != nil {
 			return
 		}
 		var gen packetpb.HopMsg
@@ -455,7 +456,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		again := appendMsg(nil, &m)
 		var back forward.Msg
-		if err := new(decoder).decode(again, &back, new(arena)); err != nil || !reflect.DeepEqual(m, back) {
+		if err := new(decoder).decode(again, &back, new(arena.Arena)); err != nil || !reflect.DeepEqual(m, back) {
 			t.Fatalf("%v: read %+v, back %+v", err, m, back)
 		}
 		if m.Kind == forward.MsgFulfil && !bytes.Equal(gen.GetFulfil().GetPreimage(), m.Preimage[:]) {
@@ -475,10 +476,10 @@ func BenchmarkCodec(b *testing.B) {
 	b.ReportAllocs()
 	var buf []byte
 	var d decoder
-	var a arena
+	var a arena.Arena
 	for b.Loop() {
 		buf = appendMsg(buf[:0], m)
-		a.buf = a.buf[:0]
+		a.Reset()
 		var back forward.Msg
 		if err := d.decode(buf, &back, &a); err != nil {
 			b.Fatal(err)

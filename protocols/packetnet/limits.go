@@ -24,14 +24,9 @@ const (
 	MaxFrame = forward.MaxData + 12<<10
 
 	// batchMsgs is how many messages one batch takes at the most: enough that
-	// the engine's lock is paid for, and so few that a batch is done soon.
+	// the engine's lock is paid for, and so few that a batch is done soon. An arena
+	// holds their data at 256 bytes a packet.
 	batchMsgs = 256
-	// arenaSize holds the data of such a batch at 256 bytes a packet. A longer
-	// one takes a buffer of its own.
-	arenaSize = 64 << 10
-	// keptArena bounds what a batch keeps for its next use.
-	keptArena = 2 * arenaSize
-
 	// maxQueued bounds what waits to be written to one peer: all the data that
 	// it may have of us, replies as long, and the rest of 8192 messages. A peer
 	// that leaves more unread is reset.

@@ -3,6 +3,7 @@ package packetnet
 import (
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/tallystick/tally/internal/arena"
 	"github.com/tallystick/tally/internal/pbfield"
 	"github.com/tallystick/tally/paystream/forward"
 	"github.com/tallystick/tally/paystream/lock"
@@ -43,7 +44,7 @@ func appendLockKind(b []byte, m *forward.Msg) []byte {
 }
 
 // lockKind reads one. Its channel is read already.
-func lockKind(kind protowire.Number, body []byte, m *forward.Msg, a *arena) error {
+func lockKind(kind protowire.Number, body []byte, m *forward.Msg, a *arena.Arena) error {
 	for k, field := range lockFields {
 		if field == kind {
 			m.Kind = k
@@ -73,19 +74,19 @@ func lockKind(kind protowire.Number, body []byte, m *forward.Msg, a *arena) erro
 }
 
 // keepVoucher takes the voucher that a message about a lock has to have.
-func keepVoucher(v []byte, m *forward.Msg, a *arena) error {
+func keepVoucher(v []byte, m *forward.Msg, a *arena.Arena) error {
 	if m.Lock == nil {
 		return malformed("a voucher of no channel")
 	}
 	if len(v) == 0 || len(v) > forward.MaxVoucher {
 		return malformed("voucher")
 	}
-	m.Lock.Voucher = a.keep(v)
+	m.Lock.Voucher = a.Keep(v)
 	return nil
 }
 
 // lockOf reads the lock of a prepare.
-func lockOf(body []byte, m *forward.Msg, a *arena) error {
+func lockOf(body []byte, m *forward.Msg, a *arena.Arena) error {
 	if len(body) > maxLockSize {
 		return malformed("lock too long")
 	}
@@ -106,7 +107,7 @@ func lockOf(body []byte, m *forward.Msg, a *arena) error {
 		err = malformed("guard")
 	}
 	if err == nil {
-		m.Lock.Guard = a.keep(guard)
+		m.Lock.Guard = a.Keep(guard)
 	}
 	return err
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/tallystick/tally/internal/arena"
 	"github.com/tallystick/tally/paystream/forward"
 	"github.com/tallystick/tally/protocols/internal/wire"
 )
@@ -47,7 +48,7 @@ type outbox struct {
 type batch struct {
 	forward.Batch
 	msgs  []forward.Msg
-	arena arena
+	arena arena.Arena
 	sess  *session
 }
 
@@ -226,7 +227,7 @@ func (s *session) fill(b *batch) error {
 				s.svc.engine.Receive(&b.Batch)
 			}
 			return err
-		case len(b.msgs) == batchMsgs, len(b.msgs) > 0 && (!s.r.Buffered() || len(b.arena.buf) >= arenaSize):
+		case len(b.msgs) == batchMsgs, len(b.msgs) > 0 && (!s.r.Buffered() || b.arena.Full()):
 			s.svc.count.messagesIn.Add(uint64(len(b.msgs)))
 			return nil
 		}
@@ -235,10 +236,7 @@ func (s *session) fill(b *batch) error {
 
 func (b *batch) reset(p peer.ID) {
 	b.msgs = b.msgs[:0]
-	if cap(b.arena.buf) > keptArena {
-		b.arena.buf = nil
-	}
-	b.arena.buf = b.arena.buf[:0]
+	b.arena.Reset()
 	b.Peer = p
 }
 
