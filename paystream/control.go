@@ -284,7 +284,7 @@ func (c *Control) Fulfilled(now time.Duration, n, arrived tally.Amount, known bo
 	// A cap that a hop's word lowered grows back by trying, but not at once: a
 	// window of packets that are too large is a round trip lost.
 	if c.round == 0 && now-c.loweredAt >= growAfter {
-		c.cap = min(c.cap.SaturatingAdd(c.cap/8), maxTotal)
+		c.cap = min(c.cap.SaturatingAdd(max(1, c.cap/8)), maxTotal)
 	}
 }
 

@@ -106,6 +106,22 @@ func TestRejectDataNeverRaisesTheCap(t *testing.T) {
 	}
 }
 
+// TestCapOfOneGrowsBack: a tab that had room for one unit for a moment does not make all
+// later packets one unit small.
+func TestCapOfOneGrowsBack(t *testing.T) {
+	c := NewControl(0)
+	c.Sent(0, 1000)
+	c.Rejected(0, 1000, RejectLarge, 1, 0)
+	for range 1000 {
+		n := c.Room(growAfter)
+		c.Sent(growAfter, n)
+		c.Fulfilled(growAfter, n, n, true)
+	}
+	if got := c.Room(growAfter); got < 2 {
+		t.Fatalf("cap %d", got)
+	}
+}
+
 func TestWindowGrowsAndHalves(t *testing.T) {
 	c := NewControl(0)
 	fill := func() (n int) {

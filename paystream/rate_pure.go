@@ -78,8 +78,9 @@ func orMax(n tally.Amount, err error) tally.Amount {
 }
 
 // Rate is what is known of the way to the peer: n units sent arrive as
-// floor(n × r) − base for an r in [Low, High]. Base is the sum of the hops' fixed
-// fees, in the peer's units. The zero Rate is unknown.
+// floor(n × r) − base for an r in [Low, High): a packet of a units that brought b has
+// r < (b + 1) / a. Base is the sum of the hops' fixed fees, in the peer's units. The
+// zero Rate is unknown.
 type Rate struct {
 	Low, High Ratio
 	Base      tally.Amount
@@ -88,9 +89,11 @@ type Rate struct {
 // Known reports whether anything was measured.
 func (r Rate) Known() bool { return r.Low.Valid() && r.High.Valid() }
 
-// Most returns the most of n that can arrive.
+// Most returns the most of n that can arrive: the largest whole number below n × High,
+// less the base. That High itself is not reached matters where packets are small: after
+// one unit that brought one, another brings one and not two.
 func (r Rate) Most(n tally.Amount) tally.Amount {
-	return r.High.floorSat(n).SaturatingSub(r.Base)
+	return r.High.ceilSat(n).SaturatingSub(1).SaturatingSub(r.Base)
 }
 
 // Surely returns what arrives of n at the least.
@@ -98,12 +101,12 @@ func (r Rate) Surely(n tally.Amount) tally.Amount {
 	return r.Low.floorSat(n).SaturatingSub(r.Base)
 }
 
-// Within returns the largest n of which no more than limit arrives, at the high
-// rate. It is how the payer keeps to what was asked for: floor(n × High) ≤ limit
-// + base exactly where n < (limit + base + 1) / High.
+// Within returns the largest n of which no more than limit arrives, below the high
+// rate. It is how the payer keeps to what was asked for: no number below n × High is
+// above limit + base exactly where n × High ≤ limit + base + 1.
 func (r Rate) Within(limit tally.Amount) tally.Amount {
 	above := limit.SaturatingAdd(r.Base).SaturatingAdd(1)
-	return min(r.High.Inverse().ceilSat(above)-1, math.MaxInt64)
+	return min(r.High.Inverse().floorSat(above), math.MaxInt64)
 }
 
 // Enough returns the least n of which at least want arrives, at the low rate.

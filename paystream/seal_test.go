@@ -242,8 +242,7 @@ func TestReplayedRefundRequest(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		even := Ratio{Num: 1, Den: 1}
-		step(Event{Kind: EvRate, Rate: Rate{Low: even, High: even}})
+		step(Event{Kind: EvRate, Rate: Rate{}.Observe(1000, 1000)})
 		var n byte
 		pay := func() {
 			n++

@@ -331,7 +331,7 @@ func (s *Socket) hear(ev *Event) ([]Effect, error) {
 // 10 000 below it, for good: a hop that worsens its rate step by step would pull
 // any later floor along.
 func (s *Socket) measure(r Rate, slippage uint64) ([]Effect, error) {
-	if !r.Known() || r.Low.Cmp(r.High) > 0 || slippage >= 10_000 {
+	if !r.Known() || r.Low.Cmp(r.High) >= 0 || slippage >= 10_000 {
 		return nil, ErrRatio
 	}
 	s.rate = r

@@ -313,6 +313,22 @@ func TestUseCases(t *testing.T) {
 	}
 }
 
+// TestLastUnitOfSmallPackets: where packets of one unit are all that passes, and all that
+// the rate is known by, the last unit of what is asked for leaves as well.
+func TestLastUnitOfSmallPackets(t *testing.T) {
+	w := newWorld(t, Terms{Min: At(-5), Max: At(0)}, Terms{Min: At(5), Max: At(5)}, one, one)
+	w.step(w.ends[0], &Event{Kind: EvRate, Rate: Rate{}.Observe(1, 1)})
+	for range 5 {
+		if !w.pump(0, 1) {
+			break
+		}
+		w.land(0, false, true)
+	}
+	if got := w.ends[1].Balance(); got != 5 {
+		t.Fatalf("%d of 5 arrived", got)
+	}
+}
+
 // TestInvoiceAtAnyRate: the payee gets what it asked for to the unit, or to what
 // one unit of the payer is worth, and never more than it takes.
 func TestInvoiceAtAnyRate(t *testing.T) {
