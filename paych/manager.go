@@ -687,8 +687,8 @@ func (m *Manager) PaychCreateSpec(ctx context.Context, s CreateSpec) (cid.Cid, e
 	}
 	m.mu.Unlock()
 	a.mu.Unlock()
-	if !other.gone() {
-		return m.created(ctx, other, from, to)
+	if id, stands, err := other.created(ctx, from, to); stands {
+		return id, err
 	}
 	m.untag(other)
 	return m.PaychCreateSpec(ctx, s)
@@ -719,29 +719,26 @@ func (m *Manager) PaychTaggedInfo(tag string) (ChannelInfo, bool) {
 	return m.info(a), true
 }
 
-// created returns the message that made the tag's channel.
-func (m *Manager) created(ctx context.Context, a *account, from, to address.Address) (cid.Cid, error) {
+// created returns the message that made a channel, or how that went; stands is false
+// where the channel is collected for good, or was never created. What a create that
+// fails meanwhile changes is read at one time: else it would neither be under way, nor
+// leave a message.
+func (a *account) created(ctx context.Context, from, to address.Address) (id cid.Cid, stands bool, err error) {
 	a.mu.Lock()
 	c, o := a.ch, a.sending[sendKey{kind: messageCreate}]
-	id, same := c.Created, c.From == from && c.To == to
+	id = c.Created
+	gone := c.Buried || c.Phase == PhaseFailed || c.Phase == PhaseCreating && !id.Defined() && o == nil
+	same := c.From == from && c.To == to
 	a.mu.Unlock()
 	switch {
+	case gone:
+		return cid.Undef, false, nil
 	case !same:
-		return cid.Undef, fmt.Errorf("%w: tag %q has a channel from %s to %s", ErrOwned, c.Tag, c.From, c.To)
+		return cid.Undef, true, fmt.Errorf("%w: tag %q has a channel from %s to %s", ErrOwned, c.Tag, c.From, c.To)
 	case o != nil:
-		return o.wait(ctx)
-	default:
-		return id, nil
+		id, err = o.wait(ctx)
 	}
-}
-
-// gone reports whether the channel is collected for good, or was never created.
-func (a *account) gone() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	c := a.ch
-	return c.Buried || c.Phase == PhaseFailed ||
-		c.Phase == PhaseCreating && !c.Created.Defined() && a.sending[sendKey{kind: messageCreate}] == nil
+	return id, true, err
 }
 
 // resolve returns the key address of an account.
