@@ -387,10 +387,40 @@ func (l *line) stop(cause error) {
 	l.k.log.Error("locks of a channel are kept no more", "channel", l.ch, "peer", l.peer, "err", err)
 }
 
+// work steps items and does what comes of them. Those that are together are about
+// different lanes: an event is stepped when all is done that the one before it on its
+// lane asked for. Else a message could leave before what it says is on disk, as the
+// UNLOCK does that a FULFIL asks for a second time; and a save would keep half of what
+// the next one has to keep whole.
 func (l *line) work(items []item) error {
-	jobs := make([]*job, 0, len(items))
-	for i := range items {
-		it := &items[i]
+	for len(items) > 0 {
+		n, jobs := l.step(items)
+		items = items[n:]
+		err := l.finish(jobs)
+		if errors.Is(err, errBuried) {
+			for i := range items {
+				if items[i].done != nil {
+					items[i].done(ErrNoChannel)
+				}
+			}
+		} else if err != nil {
+			l.mu.Lock()
+			l.inbox = append(items, l.inbox...) // stop tells them
+			l.mu.Unlock()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// step steps the first items, as many as may be together, and returns their number.
+func (l *line) step(items []item) (n int, jobs []*job) {
+	var g group
+	for n < len(items) && g.admits(l, &items[n]) {
+		it := &items[n]
+		n++
 		if it.tell {
 			l.k.wire.Send(l.peer, &Msg{Channel: l.ch, Sync: true, Ask: it.ask, Lanes: l.slots.States()})
 			continue
@@ -407,8 +437,57 @@ func (l *line) work(items []item) error {
 		if err == nil && it.ev.Kind == lock.EvPreimage && len(fx) == 0 {
 			j.err = lock.ErrUnknown
 		}
+		g.stepped(l, fx)
 		jobs = append(jobs, j)
 	}
+	return n, jobs
+}
+
+// group is what its items, which are stepped together, are about.
+type group struct {
+	n     int
+	alone bool
+	lanes map[uint64]bool
+	freed bool // one of the lanes is open: an offer could take it
+}
+
+// admits reports whether an item may be stepped with those before it, and adds it.
+func (g *group) admits(l *line, it *item) bool {
+	lane, one := l.slots.LaneOf(&it.ev)
+	offer := !it.tell && !one && it.ev.Kind == lock.EvOffer && !it.ev.Long
+	alone := it.tell || !one && !offer
+	switch {
+	case g.n == 0:
+	case alone, g.alone, one && g.lanes[lane], offer && g.freed:
+		return false
+	}
+	g.n++
+	g.alone = alone
+	if one && !alone {
+		g.take(lane)
+	}
+	return true
+}
+
+func (g *group) take(lane uint64) {
+	if g.lanes == nil {
+		g.lanes = make(map[uint64]bool)
+	}
+	g.lanes[lane] = true
+}
+
+// stepped notes what an item of the group has asked for.
+func (g *group) stepped(l *line, fx []lock.Effect) {
+	for i := range fx {
+		g.take(fx[i].Lane) // that of an offer is known now
+	}
+	for lane := range g.lanes {
+		g.freed = g.freed || l.slots.IsOpen(lane)
+	}
+}
+
+// finish does the duties of jobs, and tells who waits for them.
+func (l *line) finish(jobs []*job) error {
 	err := l.carryOut(jobs)
 	if l.role == lock.Payer {
 		l.count(l.k.ctx)

@@ -222,6 +222,9 @@ func (w *wire) Send(_ peer.ID, m *Msg) {
 	if s.dead() || s.locker != w.locker {
 		return // a ghost speaks
 	}
+	if s == r.payer && !m.Sync && m.Send == lock.SendUnlock && m.ID != 0 && s.outcome(m.ID) != "paid" {
+		r.t.Errorf("the UNLOCK of %d left before it was on disk that the lock is paid", m.ID)
+	}
 	r.mu.Lock()
 	if m.Send == lock.SendLock && !m.Sync {
 		r.once(m.Voucher)

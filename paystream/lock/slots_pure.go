@@ -217,6 +217,30 @@ func (s *Slots) of(id uint64) *slot {
 	return nil
 }
 
+// LaneOf is the one lane that an event is about. It is false for what is about all of
+// them, or the guard: views, syncs and locks under a guard; and for a lock that is not
+// known, as that of a new offer, which takes any lane that is open.
+func (s *Slots) LaneOf(ev *Event) (lane uint64, ok bool) {
+	switch ev.Kind {
+	case EvChain, EvSync:
+		return 0, false
+	case EvLock:
+		return ev.Voucher.Lane, ev.Guard == Voucher{}
+	case EvCancel, EvUnlock, EvShown, EvSigned:
+		return ev.Voucher.Lane, true
+	}
+	if l := s.of(ev.ID); l != nil {
+		return l.lane, l.guard == 0
+	}
+	return 0, false
+}
+
+// IsOpen reports whether a new lock may take the lane.
+func (s *Slots) IsOpen(lane uint64) bool {
+	l, err := s.at(lane)
+	return err == nil && l.open()
+}
+
 // Step takes one event at the epoch now of the chain's head. On an error nothing
 // has changed. Effects are appended to fx. The first event of a run is EvChain.
 func (s *Slots) Step(now int64, ev *Event, fx []Effect) ([]Effect, error) {
