@@ -357,11 +357,12 @@ func (l *line) run() {
 		items := l.inbox
 		l.inbox = nil
 		l.mu.Unlock()
-		err := l.work(items)
-		if errors.Is(err, errBuried) {
+		switch err := l.work(items); {
+		case err == nil:
+		case errors.Is(err, errBuried):
+			l.end(ErrNoChannel)
 			return
-		}
-		if err != nil {
+		default:
 			l.stop(err)
 			return
 		}
@@ -374,6 +375,12 @@ func (l *line) stop(cause error) {
 		return
 	}
 	err := fmt.Errorf("%w: %w", ErrStopped, cause)
+	l.end(err)
+	l.k.log.Error("locks of a channel are kept no more", "channel", l.ch, "peer", l.peer, "err", err)
+}
+
+// end refuses all that waits for the line, and all that is still to come.
+func (l *line) end(err error) {
 	l.mu.Lock()
 	l.failed = err
 	items := l.inbox
@@ -384,7 +391,6 @@ func (l *line) stop(cause error) {
 			items[i].done(err)
 		}
 	}
-	l.k.log.Error("locks of a channel are kept no more", "channel", l.ch, "peer", l.peer, "err", err)
 }
 
 // work steps items and does what comes of them. Those that are together are about
@@ -396,19 +402,10 @@ func (l *line) work(items []item) error {
 	for len(items) > 0 {
 		n, jobs := l.step(items)
 		items = items[n:]
-		err := l.finish(jobs)
-		if errors.Is(err, errBuried) {
-			for i := range items {
-				if items[i].done != nil {
-					items[i].done(ErrNoChannel)
-				}
-			}
-		} else if err != nil {
+		if err := l.finish(jobs); err != nil {
 			l.mu.Lock()
-			l.inbox = append(items, l.inbox...) // stop tells them
+			l.inbox = append(items, l.inbox...) // end tells them
 			l.mu.Unlock()
-		}
-		if err != nil {
 			return err
 		}
 	}
@@ -833,15 +830,6 @@ func (l *line) bury() error {
 		return fmt.Errorf("save locks of channel %s: %w", l.ch, err)
 	}
 	l.k.forget(l)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	items := l.inbox
-	l.failed, l.inbox = ErrNoChannel, nil
-	for i := range items {
-		if items[i].done != nil {
-			items[i].done(ErrNoChannel) // which has room for its one answer, or logs
-		}
-	}
 	return errBuried
 }
 

@@ -35,6 +35,7 @@
 // Slots is one side of one channel, a state machine without time, disk, keys or
 // network. Its effects are in duty order: who carries them out keeps and saves what
 // comes before a signature or a message, and steps the next event of a lane (LaneOf)
-// when that is done, because it may ask for the same message again. Vouchers come in as values; that their
-// signature is good is checked before, and what they are in attoFIL is the shell's.
+// when that is done, because it may ask for the same message again. Vouchers come in
+// as values; that their signature is good is checked before, and what they are in
+// attoFIL is the shell's.
 package lock
