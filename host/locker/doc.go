@@ -11,7 +11,8 @@
 //	                                    ▼   send      only now
 //	                                  wire, carrier
 //
-// What waits in a line when it has time is stepped together and shares one sync.
+// What waits in a line when it has time, and is about different lanes, is stepped
+// together and shares one sync.
 // What has to go to the chain the line asks paych for; paych's own watcher knows the
 // vouchers and preimages as well, and does the same where we are not running.
 package locker
