@@ -108,6 +108,24 @@ func TestCoverOfAYoungChannel(t *testing.T) {
 	})
 }
 
+// The other side may act on a head that we were not told of yet: what it pays for with
+// the funds that came with it is good, and what we pay.
+func TestVoucherAheadOfTheNews(t *testing.T) {
+	inTown(t, func(w *town) {
+		p, q := w.payer, w.payee
+		ch := w.open(100)
+		q.takes(ch, p.give(ch, 30, 0), 30)
+		w.chain.Mute(true)
+		top, err := p.PaychAddFunds(w.ctx, ch, atto(100))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.ready(top)
+		q.takes(ch, p.give(ch, 150, 0), 120)
+		q.refuses(ch, p.sign(paych.SignedVoucher{ChannelAddr: ch, Lane: 1, Nonce: 1, Amount: atto(51)}), paych.ErrOverBalance)
+	})
+}
+
 // The cover answers from memory while that is as fresh as the watcher keeps it, and
 // not from what is older.
 func TestCoverWithoutTheChain(t *testing.T) {

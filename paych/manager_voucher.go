@@ -93,7 +93,7 @@ func (m *Manager) draft(ctx context.Context, a *account, ev evDraft) (Effect, er
 	}
 	fx, err := try()
 	// The chain may hold more by now: money may have come from elsewhere.
-	if errors.Is(err, ErrShortfall) && m.peek(ctx, a) == nil {
+	if errors.Is(err, ErrShortfall) && m.peekAhead(ctx, a) == nil {
 		fx, err = try()
 	}
 	return fx, err
@@ -192,7 +192,7 @@ func (m *Manager) check(ctx context.Context, a *account, sv *SignedVoucher, unde
 		return a.ch.checkDraw(now, sv, under, draws)
 	}
 	err = look()
-	if errors.Is(err, ErrOverBalance) && m.peek(ctx, a) == nil {
+	if errors.Is(err, ErrOverBalance) && m.peekAhead(ctx, a) == nil {
 		err = look()
 	}
 	return err

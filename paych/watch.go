@@ -69,19 +69,40 @@ func (m *Manager) onHead(h Head) {
 	}
 }
 
-// peek looks at a channel whose view is older than the head.
+// peek looks at a channel whose view is older than the head that we were told of.
 func (m *Manager) peek(ctx context.Context, a *account) error {
 	now, err := m.now(ctx)
 	if err != nil {
 		return err
 	}
-	a.mu.Lock()
-	fresh := a.lookedAt >= now || a.ch.Addr == address.Undef || a.ch.over()
-	a.mu.Unlock()
-	if fresh {
+	if a.seenAt(now) {
 		return nil
 	}
 	return m.lookAt(ctx, a)
+}
+
+// peekAhead looks at a channel whose view is older than the head that the chain has
+// now. Heads come to us later than to others: the other side may act on one that we
+// were not told of.
+func (m *Manager) peekAhead(ctx context.Context, a *account) error {
+	asking, cancel := m.call(ctx)
+	defer cancel()
+	head, err := m.chain.Head(asking)
+	if err != nil {
+		return fmt.Errorf("paych: chain head: %w", err)
+	}
+	if a.seenAt(head) {
+		return nil
+	}
+	return m.lookAt(ctx, a)
+}
+
+// seenAt reports whether the view of a channel is as new as a height, or will change
+// no more.
+func (a *account) seenAt(height abi.ChainEpoch) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.lookedAt >= height || a.ch.Addr == address.Undef || a.ch.over()
 }
 
 // PaychLook brings the view of a channel up to the head of the chain.
@@ -90,7 +111,7 @@ func (m *Manager) PaychLook(ctx context.Context, ch address.Address) error {
 	if err != nil {
 		return err
 	}
-	return m.peek(ctx, a)
+	return m.peekAhead(ctx, a)
 }
 
 // bearable reports whether the last look at a channel may stand while the chain is

@@ -46,6 +46,7 @@ type Chain struct {
 	onPublish func(n int, m *paych.SignedMessage) (carry bool, err error)
 	fails     []exitcode.ExitCode
 	down      error
+	mute      bool   // the news of heads is kept back
 	floor     uint64 // the least fee that is mined
 	feeCap    uint64 // the most that Bump offers
 	discarded int
@@ -223,6 +224,14 @@ func (c *Chain) Down(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.down = err
+	c.wake()
+}
+
+// Mute keeps the news of heads from all who listen, until it is called with false.
+func (c *Chain) Mute(mute bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mute = mute
 	c.wake()
 }
 
@@ -513,6 +522,9 @@ func (c *Chain) tell(ctx context.Context, out chan<- paych.Head, reverts uint64)
 	for {
 		c.mu.Lock()
 		head, seen, changed := c.head(), c.reverts, c.changed
+		if c.mute {
+			head, seen = last, reverts
+		}
 		c.mu.Unlock()
 		var news []paych.Head
 		if seen != reverts {
