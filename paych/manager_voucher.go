@@ -503,3 +503,13 @@ func (m *Manager) PaychVoucherSubmit(ctx context.Context, ch address.Address, sv
 	}
 	return o.wait(ctx)
 }
+
+// PaychAllocateLane implements PaymentChannelManagerAPI.
+func (m *Manager) PaychAllocateLane(ctx context.Context, ch address.Address) (uint64, error) {
+	a, err := m.account(ctx, ch)
+	if err != nil {
+		return 0, err
+	}
+	fx, err := m.do(a, evAllocateLane{})
+	return fx.Lane, err
+}
