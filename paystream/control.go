@@ -76,7 +76,8 @@ type Control struct {
 	packets uint32       // in flight
 	value   tally.Amount // in flight
 	room    tally.Amount // most value in flight; 0: no limit but the carrier's
-	cap     tally.Amount // largest packet
+	cap     tally.Amount // largest packet now
+	ceiling tally.Amount // what cap never grows over
 	// loweredAt is when a hop last said that a packet was too large.
 	loweredAt time.Duration
 
@@ -98,7 +99,7 @@ func NewControl(largest tally.Amount) *Control {
 	if largest == 0 {
 		largest = maxTotal
 	}
-	return &Control{window: firstWindow, slow: true, cap: largest}
+	return &Control{window: firstWindow, slow: true, cap: largest, ceiling: largest}
 }
 
 // Probe returns the next amount to probe with; ok is false where no probe is to
@@ -284,7 +285,7 @@ func (c *Control) Fulfilled(now time.Duration, n, arrived tally.Amount, known bo
 	// A cap that a hop's word lowered grows back by trying, but not at once: a
 	// window of packets that are too large is a round trip lost.
 	if c.round == 0 && now-c.loweredAt >= growAfter {
-		c.cap = min(c.cap.SaturatingAdd(max(1, c.cap/8)), maxTotal)
+		c.cap = min(c.cap.SaturatingAdd(max(1, c.cap/8)), c.ceiling)
 	}
 }
 

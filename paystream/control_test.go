@@ -122,6 +122,23 @@ func TestCapOfOneGrowsBack(t *testing.T) {
 	}
 }
 
+// TestCapKeepsUnderTheLargest: what an operator set as the largest packet holds however
+// long all goes well.
+func TestCapKeepsUnderTheLargest(t *testing.T) {
+	for _, largest := range []tally.Amount{1, 2, 1000} {
+		c := NewControl(largest)
+		for i := range 200_000 {
+			now := growAfter + time.Duration(i)*time.Millisecond
+			n := c.Room(now)
+			if n > largest {
+				t.Fatalf("a packet of %d, the largest is %d", n, largest)
+			}
+			c.Sent(now, n)
+			c.Fulfilled(now, n, n, true)
+		}
+	}
+}
+
 func TestWindowGrowsAndHalves(t *testing.T) {
 	c := NewControl(0)
 	fill := func() (n int) {
