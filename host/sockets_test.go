@@ -385,6 +385,9 @@ func TestGiftOverRestart(t *testing.T) {
 	finder := newWayfarer(t, host.Config{})
 	giver, h := start()
 	meet := func() {
+		// The old connection may not have heard yet that its end is gone, and one that
+		// is there keeps Connect from dialling.
+		must(t, finder.libp2p.Network().ClosePeer(h.ID()))
 		must(t, finder.libp2p.Connect(ctx, peer.AddrInfo{ID: h.ID(), Addrs: h.Addrs()}))
 		must(t, errors.Join(finder.WaitNeighbour(ctx, h.ID()), giver.WaitNeighbour(ctx, finder.id())))
 	}
