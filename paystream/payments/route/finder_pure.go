@@ -569,7 +569,9 @@ func (f *Finder) Failed(now time.Time, dest peer.ID, l *payments.Leg, why paymen
 	at := now.UnixMilli()
 	arrived := why.Code == payments.FailRefused || why.Code == payments.FailTimeout
 	rest := at + Rest.Milliseconds()
-	if why.Code == payments.FailBusy {
+	// What was too late or too early for one part says little of the next: a tab that is
+	// settled by then needs less time than a lock.
+	if why.Code == payments.FailBusy || why.Code == payments.FailExpiry {
 		rest = at + BusyRest.Milliseconds()
 	}
 	f.each(dest, l, func(i int, e *Edge, k, _ *known, n tally.Amount) {

@@ -29,8 +29,9 @@ const (
 	Memory = 10 * time.Minute
 	// Rest is how long an edge is left out whose hop failed.
 	Rest = time.Minute
-	// BusyRest is how long one is whose hop was busy, which teaches nothing of what it
-	// carries: slots and places are free again soon, and a channel in the making is ready.
+	// BusyRest is how long one is whose hop was busy, or had too little time or too much,
+	// which teaches nothing of what it carries: slots and places are free again soon, a
+	// channel in the making is ready, and the next part has another time.
 	BusyRest = 2 * time.Second
 )
 

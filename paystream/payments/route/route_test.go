@@ -223,10 +223,14 @@ func TestLearns(t *testing.T) {
 		t.Fatal("an edge that failed rests for a while")
 	}
 	later = t0.Add(Rest)
-	before := chance(later, "C", 900)
-	f.Failed(later, "D", over("C", 900), payments.Failure{Code: payments.FailBusy, Hop: 1})
-	if after := later.Add(BusyRest); chance(later, "C", 1) != 0 || chance(after, "C", 900) < before || BusyRest >= Rest {
-		t.Fatal("one that was busy rests for a moment, and nothing is learnt of it")
+	for _, code := range []payments.FailCode{payments.FailBusy, payments.FailExpiry} {
+		before := chance(later, "C", 900)
+		f.Failed(later, "D", over("C", 900), payments.Failure{Code: code, Hop: 1})
+		after := later.Add(BusyRest)
+		if chance(later, "C", 1) != 0 || chance(after, "C", 900) < before || BusyRest >= Rest {
+			t.Fatalf("%v: one that was busy rests for a moment, and nothing is learnt of it", code)
+		}
+		later = after
 	}
 	if err := g.Check(); err != nil {
 		t.Fatal(err)
