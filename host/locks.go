@@ -33,6 +33,9 @@ const (
 	lockQueue = 1024
 	// lockRetry is the pause before what a channel could not do is tried again.
 	lockRetry = 50 * time.Millisecond
+	// lockTries bounds how often a neighbour's message is tried, which waits in front of
+	// its others meanwhile: 10 s.
+	lockTries = 200
 	// lockWarm is how soon a channel that was opened can carry locks.
 	lockWarm = time.Second
 	// lockPriceEvery is how long what it costs to claim a lock is believed, and
@@ -441,7 +444,7 @@ func (l *Locks) hear(p peer.ID) {
 		}
 		l.queues[p] = q[1:]
 		l.mu.Unlock()
-		switch err := l.keeper.Receive(p, q[0]); {
+		switch err := untilTaken(l.ctx, func() error { return l.keeper.Receive(p, q[0]) }); {
 		case err == nil:
 		case errors.Is(err, locker.ErrSigner), errors.Is(err, locker.ErrVoucher):
 			l.packets.Reset(p, err)
@@ -449,6 +452,34 @@ func (l *Locks) hear(p peer.ID) {
 			l.log.Debug("message about a lock not taken", "peer", p, "channel", q[0].Channel, "lock", q[0].ID, "err", err)
 		}
 	}
+}
+
+// untilTaken hands a message over, and again where its channel may take it soon: the first
+// vouchers of one may be on their way while it is used already, and heads come late. A
+// LOCK that is dropped nobody sends again in this session, and the payer's money is bound
+// until the lock ends.
+func untilTaken(ctx context.Context, receive func() error) error {
+	for try := 1; ; try++ {
+		err := receive()
+		if err == nil || try == lockTries || !isEarly(err) {
+			return err
+		}
+		select {
+		case <-time.After(lockRetry):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// isEarly reports whether a channel may take later what it refused.
+func isEarly(err error) bool {
+	for _, early := range [...]error{locker.ErrUnlinked, locker.ErrUnseen, locker.ErrNoChannel, locker.ErrBusy} {
+		if errors.Is(err, early) {
+			return true
+		}
+	}
+	return false
 }
 
 // Offer implements forward.LockCarrier.

@@ -125,6 +125,9 @@ var (
 	ErrLost = errors.New("locker: the chain did not take the lock in time")
 	// ErrBusy: too much waits for the channel.
 	ErrBusy = errors.New("locker: too many events wait for the channel; try again")
+	// ErrUnlinked: the channel of a message settles no tab with the peer, or not yet: its
+	// first voucher may be on its way.
+	ErrUnlinked = errors.New("locker: the channel settles no tab with the peer")
 	// ErrUnseen: the channel was not seen on the chain since the start, and until then
 	// nothing is taken. The neighbour is asked for it again.
 	ErrUnseen = errors.New("locker: channel not seen on the chain yet")
@@ -558,7 +561,7 @@ func (k *Locker) Receive(p peer.ID, m *Msg) error {
 		// sent never arrived, and it has to hear that.
 		return l.put(item{tell: true})
 	}
-	return fmt.Errorf("%w: channel %s settles no tab with it", ErrMessage, m.Channel)
+	return fmt.Errorf("%w: channel %s", ErrUnlinked, m.Channel)
 }
 
 // Row is one lock, for the eye.
