@@ -163,16 +163,25 @@ func (m *Manager) call(ctx context.Context) (context.Context, context.CancelFunc
 	return context.WithTimeout(ctx, m.cfg.CallTimeout)
 }
 
-// now is the epoch of the chain's head.
-func (m *Manager) now(ctx context.Context) (abi.ChainEpoch, error) {
-	if h := m.head.Load(); h > 0 {
-		return abi.ChainEpoch(h), nil
-	}
+// askHead asks the chain for its head, which may be newer than the one we were told of.
+func (m *Manager) askHead(ctx context.Context) (abi.ChainEpoch, error) {
 	ctx, cancel := m.call(ctx)
 	defer cancel()
 	h, err := m.chain.Head(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("paych: chain head: %w", err)
+	}
+	return h, nil
+}
+
+// now is the epoch of the chain's head, as we were told last.
+func (m *Manager) now(ctx context.Context) (abi.ChainEpoch, error) {
+	if h := m.head.Load(); h > 0 {
+		return abi.ChainEpoch(h), nil
+	}
+	h, err := m.askHead(ctx)
+	if err != nil {
+		return 0, err
 	}
 	if m.head.CompareAndSwap(0, int64(h)) {
 		m.told.Store(time.Now().UnixNano())

@@ -75,34 +75,29 @@ func (m *Manager) peek(ctx context.Context, a *account) error {
 	if err != nil {
 		return err
 	}
-	if a.seenAt(now) {
-		return nil
-	}
-	return m.lookAt(ctx, a)
+	return m.lookFrom(ctx, a, now)
 }
 
 // peekAhead looks at a channel whose view is older than the head that the chain has
 // now. Heads come to us later than to others: the other side may act on one that we
 // were not told of.
 func (m *Manager) peekAhead(ctx context.Context, a *account) error {
-	asking, cancel := m.call(ctx)
-	defer cancel()
-	head, err := m.chain.Head(asking)
+	head, err := m.askHead(ctx)
 	if err != nil {
-		return fmt.Errorf("paych: chain head: %w", err)
+		return err
 	}
-	if a.seenAt(head) {
+	return m.lookFrom(ctx, a, head)
+}
+
+// lookFrom looks at a channel whose view is older than a height, and may still change.
+func (m *Manager) lookFrom(ctx context.Context, a *account, height abi.ChainEpoch) error {
+	a.mu.Lock()
+	fresh := a.lookedAt >= height || a.ch.Addr == address.Undef || a.ch.over()
+	a.mu.Unlock()
+	if fresh {
 		return nil
 	}
 	return m.lookAt(ctx, a)
-}
-
-// seenAt reports whether the view of a channel is as new as a height, or will change
-// no more.
-func (a *account) seenAt(height abi.ChainEpoch) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.lookedAt >= height || a.ch.Addr == address.Undef || a.ch.over()
 }
 
 // PaychLook brings the view of a channel up to the head of the chain.
@@ -219,9 +214,9 @@ func (m *Manager) fetch(ctx context.Context, addr address.Address) (evViewed, *a
 	defer cancel()
 	// The height is asked first: a view that is a little newer than it says only
 	// makes time locks live longer.
-	head, err := m.chain.Head(ctx)
+	head, err := m.askHead(ctx)
 	if err != nil {
-		return evViewed{}, nil, fmt.Errorf("paych: chain head: %w", err)
+		return evViewed{}, nil, err
 	}
 	finality := m.params.Finality
 	st, balance, err := m.chain.Channel(ctx, addr, 0)
@@ -364,9 +359,9 @@ func (m *Manager) evaluate(ctx context.Context, a *account, sv *SignedVoucher, s
 	a.mu.Lock()
 	addr, from, to, control := a.ch.Addr, a.ch.From, a.ch.To, a.ch.Control()
 	a.mu.Unlock()
-	head, err := m.chain.Head(ctx)
+	head, err := m.askHead(ctx)
 	if err != nil {
-		return fmt.Errorf("paych: chain head: %w", err)
+		return err
 	}
 	st, balance, err := m.chain.Channel(ctx, addr, 0)
 	if err != nil {
