@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -444,7 +445,7 @@ func (l *Locks) hear(p peer.ID) {
 		}
 		l.queues[p] = q[1:]
 		l.mu.Unlock()
-		switch err := untilTaken(l.ctx, func() error { return l.keeper.Receive(p, q[0]) }); {
+		switch err := l.receive(p, q[0]); {
 		case err == nil:
 		case errors.Is(err, locker.ErrSigner), errors.Is(err, locker.ErrVoucher):
 			l.packets.Reset(p, err)
@@ -452,6 +453,16 @@ func (l *Locks) hear(p peer.ID) {
 			l.log.Debug("message about a lock not taken", "peer", p, "channel", q[0].Channel, "lock", q[0].ID, "err", err)
 		}
 	}
+}
+
+// receive hands a message of a neighbour over. A sync waits for no channel: it comes again
+// with the next session, and one of a channel that is gone would keep what follows it.
+func (l *Locks) receive(p peer.ID, m *locker.Msg) error {
+	take := func() error { return l.keeper.Receive(p, m) }
+	if m.Sync {
+		return take()
+	}
+	return untilTaken(l.ctx, take)
 }
 
 // untilTaken hands a message over, and again where its channel may take it soon: the first
@@ -474,12 +485,12 @@ func untilTaken(ctx context.Context, receive func() error) error {
 
 // isEarly reports whether a channel may take later what it refused.
 func isEarly(err error) bool {
-	for _, early := range [...]error{locker.ErrUnlinked, locker.ErrUnseen, locker.ErrNoChannel, locker.ErrBusy} {
-		if errors.Is(err, early) {
-			return true
-		}
-	}
-	return false
+	return isAny(err, locker.ErrUnlinked, locker.ErrUnseen, locker.ErrNoChannel, locker.ErrBusy)
+}
+
+// isAny reports whether an error is one of a list.
+func isAny(err error, list ...error) bool {
+	return slices.ContainsFunc(list, func(one error) bool { return errors.Is(err, one) })
 }
 
 // Offer implements forward.LockCarrier.
@@ -585,12 +596,7 @@ func (l *Locks) again(f func() error, done func(error)) {
 
 // isFinal reports whether a channel will never take what it refused.
 func isFinal(err error) bool {
-	for _, final := range [...]error{lock.ErrUnknown, lock.ErrLate, lock.ErrGivenUp, lock.ErrPreimage, lock.ErrRole, locker.ErrNoChannel} {
-		if errors.Is(err, final) {
-			return true
-		}
-	}
-	return false
+	return isAny(err, lock.ErrUnknown, lock.ErrLate, lock.ErrGivenUp, lock.ErrPreimage, lock.ErrRole, locker.ErrNoChannel)
 }
 
 // Ask implements forward.LockCarrier.
