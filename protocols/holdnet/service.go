@@ -16,6 +16,7 @@ import (
 	"github.com/tallystick/tally"
 	"github.com/tallystick/tally/paystream/hold"
 	"github.com/tallystick/tally/pb/holdpb"
+	"github.com/tallystick/tally/protocols/internal/gate"
 	"github.com/tallystick/tally/protocols/internal/wire"
 )
 
@@ -30,7 +31,8 @@ const (
 	// is allocated for it.
 	maxRequest  = 1 << 10
 	maxResponse = 32 << 10
-	// maxServed and maxServedPeer bound the requests that are answered at a time.
+	// maxServed and maxServedPeer bound the requests that are worked on at a time; see
+	// package gate for what may be open besides.
 	maxServed     = 64
 	maxServedPeer = 4
 	// serveTime bounds one request, with the save behind it.
@@ -49,6 +51,8 @@ type Server interface {
 	Trader
 }
 
+var errBusy = errors.New("holdnet: too many requests of the peer are under way")
+
 // Service carries requests both ways.
 type Service struct {
 	host host.Host
@@ -56,13 +60,11 @@ type Service struct {
 
 	ctx    context.Context
 	cancel context.CancelFunc
-	served sync.WaitGroup
+	gate   *gate.Gate
 
-	// mu guards the fields below.
+	// mu guards server.
 	mu     sync.Mutex
 	server Server
-	byPeer map[peer.ID]int
-	total  int
 }
 
 var _ hold.Wire = (*Service)(nil)
@@ -72,7 +74,7 @@ func New(h host.Host, log *slog.Logger) *Service {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{host: h, log: log, byPeer: make(map[peer.ID]int)}
+	s := &Service{host: h, log: log, gate: gate.New(gate.Limits{Total: maxServed, Peer: maxServedPeer})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -92,42 +94,26 @@ func (s *Service) Close() {
 	s.server = nil
 	s.mu.Unlock()
 	s.cancel()
-	s.served.Wait()
+	s.gate.Shut()
 }
 
-// take begins an answer, unless too many are under way.
-func (s *Service) take(p peer.ID) Server {
+// answering is who answers; nil before Serve and after Close.
+func (s *Service) answering() Server {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.server == nil || s.total >= maxServed || s.byPeer[p] >= maxServedPeer {
-		return nil
-	}
-	s.total++
-	s.byPeer[p]++
-	s.served.Add(1)
 	return s.server
-}
-
-func (s *Service) give(p peer.ID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.total--
-	if s.byPeer[p]--; s.byPeer[p] == 0 {
-		delete(s.byPeer, p)
-	}
-	s.served.Done()
 }
 
 // handle answers one request. What breaks the protocol is reset.
 func (s *Service) handle(st network.Stream) {
 	from := st.Conn().RemotePeer()
-	server := s.take(from)
-	if server == nil {
+	pass := s.gate.Enter(from)
+	if pass == nil {
 		_ = st.Reset()
 		return
 	}
-	defer s.give(from)
-	status, err := s.serve(st, server, from)
+	defer pass.Leave()
+	status, err := s.serve(st, pass, from)
 	if err == nil {
 		err = st.Close()
 	}
@@ -137,8 +123,12 @@ func (s *Service) handle(st network.Stream) {
 	s.log.Debug("hold request", "peer", from, "status", status.String(), "err", err)
 }
 
-func (s *Service) serve(st network.Stream, server Server, from peer.ID) (holdpb.Status, error) {
+func (s *Service) serve(st network.Stream, pass *gate.Pass, from peer.ID) (holdpb.Status, error) {
 	const none = holdpb.Status_STATUS_UNSPECIFIED
+	server := s.answering()
+	if server == nil || pass.Busy() {
+		return none, errBusy
+	}
 	ctx, cancel := context.WithTimeout(s.ctx, serveTime)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = st.Reset() })()
@@ -157,6 +147,7 @@ func (s *Service) serve(st network.Stream, server Server, from peer.ID) (holdpb.
 		return none, err
 	}
 	a.ClockMs = uint64(max(0, server.Now()))
+	pass.Answered()
 	w := wire.NewWriter(st, maxResponse)
 	w.SetTimeout(serveTime)
 	return a.GetStatus(), errors.Join(w.WriteMsg(a), w.Flush())
@@ -228,9 +219,7 @@ func answer(ctx context.Context, server Server, self, from peer.ID, q *holdpb.Re
 
 // ask sends one request and reads its response. The clock is the peer's against ours.
 func (s *Service) ask(ctx context.Context, to peer.ID, q *holdpb.Request) (*holdpb.Response, clock, error) {
-	s.mu.Lock()
-	server := s.server
-	s.mu.Unlock()
+	server := s.answering()
 	if server == nil {
 		return nil, clock{}, hold.ErrClosed
 	}
@@ -249,9 +238,10 @@ func (s *Service) ask(ctx context.Context, to peer.ID, q *holdpb.Request) (*hold
 	defer st.Scope().ReleaseMemory(maxRequest + maxResponse)
 	q.ClockMs = uint64(max(0, server.Now()))
 	w := wire.NewWriter(st, maxRequest)
-	if err := errors.Join(w.WriteMsg(q), w.Flush(), st.CloseWrite()); err != nil {
+	if err := errors.Join(w.WriteMsg(q), w.Flush()); err != nil {
 		return nil, clock{}, err
 	}
+	_ = st.CloseWrite() // fails where the peer was quicker: what it answered counts
 	r := wire.NewReader(st, maxResponse)
 	r.SetTimeout(serveTime, serveTime)
 	a := new(holdpb.Response)

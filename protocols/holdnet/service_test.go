@@ -255,6 +255,33 @@ func TestHostile(t *testing.T) {
 	}
 }
 
+// late is a stream that our side comes to closing only when the test ends.
+type late struct {
+	network.Stream
+	end <-chan struct{}
+}
+
+func (l late) Close() error {
+	<-l.end
+	return l.Stream.Close()
+}
+
+// A peer that asks one thing after the other is answered each time, however late our side
+// closes the streams whose answers it has read.
+func TestOneAfterTheOther(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	asker, asked, _, _ := pair(t)
+	end := make(chan struct{})
+	defer close(end)
+	asked.host.SetStreamHandler(Protocol, func(st network.Stream) { asked.handle(late{st, end}) })
+	for i := range maxServedPeer + 2 {
+		if err := asker.Release(ctx, asked.host.ID(), hold.ID{1}); err != nil {
+			t.Fatalf("request %d: %v", i, err)
+		}
+	}
+}
+
 // TestTooManyRequests: a peer has few at a time, and has them again afterwards.
 func TestTooManyRequests(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -272,11 +299,7 @@ func TestTooManyRequests(t *testing.T) {
 		}
 		open = append(open, st)
 	}
-	under := func() int {
-		asked.mu.Lock()
-		defer asked.mu.Unlock()
-		return asked.byPeer[asker.host.ID()]
-	}
+	under := func() int { return asked.gate.Working(asker.host.ID()) }
 	for under() < maxServedPeer {
 		if ctx.Err() != nil {
 			t.Fatal("the requests do not arrive")

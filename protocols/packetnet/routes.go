@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
@@ -14,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"github.com/tallystick/tally/pb/routepb"
+	"github.com/tallystick/tally/protocols/internal/gate"
 	"github.com/tallystick/tally/protocols/internal/wire"
 )
 
@@ -59,13 +59,7 @@ type Routes struct {
 
 	ctx    context.Context
 	cancel context.CancelFunc
-
-	// mu guards the fields below.
-	mu     sync.Mutex
-	closed bool
-	total  int
-	byPeer map[peer.ID]int
-	ended  sync.WaitGroup // Add under mu while closed is false
+	gate   *gate.Gate
 }
 
 // NewRoutes serves the protocol on h until Close.
@@ -73,7 +67,7 @@ func NewRoutes(h host.Host, table AdvertTable, log *slog.Logger) *Routes {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	r := &Routes{host: h, table: table, log: log, byPeer: make(map[peer.ID]int)}
+	r := &Routes{host: h, table: table, log: log, gate: gate.New(gate.Limits{Total: maxRouteStreams, Peer: maxRouteStreamsPeer})}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	h.SetStreamHandler(RoutesProtocol, r.handle)
 	return r
@@ -82,33 +76,8 @@ func NewRoutes(h host.Host, table AdvertTable, log *slog.Logger) *Routes {
 // Close ends all exchanges.
 func (r *Routes) Close() {
 	r.host.RemoveStreamHandler(RoutesProtocol)
-	r.mu.Lock()
-	r.closed = true
-	r.mu.Unlock()
 	r.cancel()
-	r.ended.Wait()
-}
-
-func (r *Routes) enter(p peer.ID) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed || r.total >= maxRouteStreams || r.byPeer[p] >= maxRouteStreamsPeer {
-		return false
-	}
-	r.total++
-	r.byPeer[p]++
-	r.ended.Add(1)
-	return true
-}
-
-func (r *Routes) leave(p peer.ID) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.total--
-	if r.byPeer[p]--; r.byPeer[p] == 0 {
-		delete(r.byPeer, p)
-	}
-	r.ended.Done()
+	r.gate.Shut()
 }
 
 // open makes a stream ready: its service, its memory, its end.
@@ -131,11 +100,16 @@ func (r *Routes) open(st network.Stream) (*wire.Reader, *wire.Writer, error) {
 // handle answers one asker.
 func (r *Routes) handle(st network.Stream) {
 	from := st.Conn().RemotePeer()
-	if !r.enter(from) {
+	pass := r.gate.Enter(from)
+	if pass == nil {
 		_ = st.Reset()
 		return
 	}
-	defer r.leave(from)
+	defer pass.Leave()
+	if pass.Busy() {
+		_ = st.Reset()
+		return
+	}
 	stop := context.AfterFunc(r.ctx, func() { _ = st.Reset() })
 	defer stop()
 	if err := r.serve(st, from); err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/tallystick/tally/paystream"
 	"github.com/tallystick/tally/pb/socketpb"
+	"github.com/tallystick/tally/protocols/internal/gate"
 	"github.com/tallystick/tally/protocols/internal/wire"
 )
 
@@ -26,8 +26,9 @@ const (
 
 	// maxFrame bounds a request, and an answer: a token, a secret, and tags.
 	maxFrame = 512
-	// maxAsking and maxAskingPeer bound the questions that are answered at a
-	// time. An answer takes microseconds; what lasts is a peer that reads slowly.
+	// maxAsking and maxAskingPeer bound the questions that are worked on at a time; see
+	// package gate for what may be open besides. An answer takes microseconds; what
+	// lasts is a peer that asks slowly.
 	maxAsking     = 64
 	maxAskingPeer = 4
 	// askTime bounds one question on either side.
@@ -65,13 +66,7 @@ type Service struct {
 	cfg    Config
 	ctx    context.Context
 	cancel context.CancelFunc
-
-	// mu guards the fields below.
-	mu     sync.Mutex
-	total  int
-	byPeer map[peer.ID]int
-	closed bool
-	ended  sync.WaitGroup // Add under mu while closed is false
+	gate   *gate.Gate
 }
 
 // New serves the protocol on h until Close.
@@ -79,7 +74,7 @@ func New(h host.Host, cfg Config) *Service {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{host: h, cfg: cfg, byPeer: make(map[peer.ID]int)}
+	s := &Service{host: h, cfg: cfg, gate: gate.New(gate.Limits{Total: maxAsking, Peer: maxAskingPeer})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	h.SetStreamHandler(ID, s.handle)
 	return s
@@ -88,45 +83,21 @@ func New(h host.Host, cfg Config) *Service {
 // Close removes the handler and waits for the questions under way.
 func (s *Service) Close() {
 	s.host.RemoveStreamHandler(ID)
-	s.mu.Lock()
-	s.closed = true
-	s.mu.Unlock()
 	s.cancel()
-	s.ended.Wait()
-}
-
-func (s *Service) enter(p peer.ID) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed || s.total >= maxAsking || s.byPeer[p] >= maxAskingPeer {
-		return false
-	}
-	s.total++
-	s.byPeer[p]++
-	s.ended.Add(1)
-	return true
-}
-
-func (s *Service) leave(p peer.ID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.total--
-	if s.byPeer[p]--; s.byPeer[p] == 0 {
-		delete(s.byPeer, p)
-	}
-	s.ended.Done()
+	s.gate.Shut()
 }
 
 // handle answers one question. A peer that asks too much at a time is reset: it
 // would have to be waited for to be told so.
 func (s *Service) handle(st network.Stream) {
 	from := st.Conn().RemotePeer()
-	if !s.enter(from) {
+	pass := s.gate.Enter(from)
+	if pass == nil {
 		_ = st.Reset()
 		return
 	}
-	defer s.leave(from)
-	status, err := s.serve(st, from)
+	defer pass.Leave()
+	status, err := s.serve(st, pass, from)
 	if err != nil {
 		_ = st.Reset()
 	} else if err = st.Close(); err != nil {
@@ -135,8 +106,11 @@ func (s *Service) handle(st network.Stream) {
 	s.cfg.Logger.Debug("socket setup", "peer", from, "status", status.String(), "err", err)
 }
 
-func (s *Service) serve(st network.Stream, from peer.ID) (socketpb.Status, error) {
+func (s *Service) serve(st network.Stream, pass *gate.Pass, from peer.ID) (socketpb.Status, error) {
 	const none = socketpb.Status_STATUS_UNSPECIFIED
+	if pass.Busy() {
+		return none, ErrBusy
+	}
 	if err := st.Scope().SetService(ServiceName); err != nil {
 		return none, fmt.Errorf("attach to service: %w", err)
 	}
@@ -156,6 +130,7 @@ func (s *Service) serve(st network.Stream, from peer.ID) (socketpb.Status, error
 			answer = &socketpb.SetupResponse{Status: socketpb.Status_STATUS_OK, Token: got.Token[:], Secret: got.Secret[:]}
 		}
 	}
+	pass.Answered()
 	w := wire.NewWriter(st, maxFrame)
 	w.SetTimeout(askTime)
 	return answer.GetStatus(), errors.Join(w.WriteMsg(answer), w.Flush())
@@ -175,9 +150,10 @@ func (s *Service) Ask(ctx context.Context, to peer.ID) (Setup, error) {
 		return Setup{}, err
 	}
 	w := wire.NewWriter(st, maxFrame)
-	if err := errors.Join(w.WriteMsg(&socketpb.SetupRequest{}), w.Flush(), st.CloseWrite()); err != nil {
+	if err := errors.Join(w.WriteMsg(&socketpb.SetupRequest{}), w.Flush()); err != nil {
 		return Setup{}, err
 	}
+	_ = st.CloseWrite() // fails where the peer was quicker: what it answered counts
 	r := wire.NewReader(st, maxFrame)
 	r.SetTimeout(askTime, askTime)
 	var answer socketpb.SetupResponse

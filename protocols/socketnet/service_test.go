@@ -117,7 +117,7 @@ func TestTooManyQuestions(t *testing.T) {
 		}
 		open = append(open, st)
 	}
-	for asked.under(asker.host.ID()) < maxAskingPeer {
+	for asked.gate.Working(asker.host.ID()) < maxAskingPeer {
 		if ctx.Err() != nil {
 			t.Fatal("the questions do not arrive")
 		}
@@ -128,18 +128,11 @@ func TestTooManyQuestions(t *testing.T) {
 	for _, st := range open {
 		_ = st.Reset()
 	}
-	for asked.under(asker.host.ID()) > 0 && ctx.Err() == nil {
+	for asked.gate.Working(asker.host.ID()) > 0 && ctx.Err() == nil {
 	}
 	if _, err := asker.Ask(ctx, asked.host.ID()); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// under is how many questions of a peer are being answered.
-func (s *Service) under(p peer.ID) int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.byPeer[p]
 }
 
 func TestParseSetup(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
@@ -16,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tallystick/tally"
+	"github.com/tallystick/tally/protocols/internal/gate"
 	"github.com/tallystick/tally/protocols/internal/wire"
 )
 
@@ -76,13 +76,7 @@ type Server struct {
 	cfg    Config
 	ctx    context.Context
 	cancel context.CancelFunc
-
-	// mu guards the fields below.
-	mu     sync.Mutex
-	total  int // requests under way
-	byPeer map[peer.ID]int
-	closed bool
-	ended  sync.WaitGroup // Add under mu while closed is false
+	gate   *gate.Gate
 }
 
 // NewServer sets the handlers on h. It owns neither h nor store. Error:
@@ -97,7 +91,7 @@ func NewServer(h host.Host, store *Store, cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	s := &Server{host: h, store: store, cfg: cfg, byPeer: make(map[peer.ID]int)}
+	s := &Server{host: h, store: store, cfg: cfg, gate: gate.New(gate.Limits{Total: cfg.Limits.MaxRequests, Peer: cfg.Limits.MaxPeerRequests})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	h.SetStreamHandler(QueryID, func(st network.Stream) { s.handle(st, s.serveQuery) })
 	h.SetStreamHandler(HistoryID, func(st network.Stream) { s.handle(st, s.serveHistory) })
@@ -110,11 +104,8 @@ func (s *Server) Close() error {
 	for _, id := range []protocol.ID{QueryID, HistoryID, MetadataID} {
 		s.host.RemoveStreamHandler(id)
 	}
-	s.mu.Lock()
-	s.closed = true
-	s.mu.Unlock()
 	s.cancel()
-	s.ended.Wait()
+	s.gate.Shut()
 	return nil
 }
 
@@ -122,8 +113,8 @@ func (s *Server) Close() error {
 type exchange struct {
 	stream network.Stream
 	peer   peer.ID
-	busy   bool // answer that there are too many
-	memory int  // reserved, bytes
+	pass   *gate.Pass
+	memory int // reserved, bytes
 	out    Outcome
 }
 
@@ -134,13 +125,11 @@ func (s *Server) handle(st network.Stream, serve func(context.Context, *exchange
 	x := &exchange{stream: st, peer: st.Conn().RemotePeer()}
 	x.out.Peer, x.out.Protocol = x.peer, st.Protocol()
 
-	entered, closed := s.enter(x.peer)
-	if closed {
+	if x.pass = s.gate.Enter(x.peer); x.pass == nil {
 		_ = st.Reset()
 		return
 	}
-	defer s.ended.Done()
-	x.busy = !entered
+	defer x.pass.Leave()
 
 	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.Limits.RequestTimeout)
 	defer cancel()
@@ -154,7 +143,7 @@ func (s *Server) handle(st network.Stream, serve func(context.Context, *exchange
 	} else if err := st.Close(); err != nil {
 		_ = st.Reset()
 	}
-	s.leave(x.peer) // before the report: who reads it may count on the slot
+	x.pass.Answered() // before the report: who reads it may count on the place
 	x.out.Duration = time.Since(start)
 	s.report(x.out)
 }
@@ -180,32 +169,6 @@ func (x *exchange) take(n int, priority uint8) error {
 	}
 	x.memory += n
 	return nil
-}
-
-// enter takes a slot. A stream without one is still answered, with
-// StatusTooManyRequests and unread, but there are no more of these at a time
-// than slots either.
-func (s *Server) enter(p peer.ID) (entered, closed bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	l := s.cfg.Limits
-	if s.closed || s.total >= 2*l.MaxRequests || s.byPeer[p] >= 2*l.MaxPeerRequests {
-		return false, true
-	}
-	entered = s.total < l.MaxRequests && s.byPeer[p] < l.MaxPeerRequests
-	s.total++
-	s.byPeer[p]++
-	s.ended.Add(1)
-	return entered, false
-}
-
-func (s *Server) leave(p peer.ID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.total--
-	if s.byPeer[p]--; s.byPeer[p] == 0 {
-		delete(s.byPeer, p)
-	}
 }
 
 func (s *Server) report(o Outcome) {
@@ -248,6 +211,7 @@ func (s *Server) write(x *exchange, m proto.Message, maxFrame int) {
 	if err == nil {
 		err = w.Flush()
 	}
+	x.pass.Answered()
 	if err != nil {
 		x.out.Err = errors.Join(x.out.Err, fmt.Errorf("answer: %w", err))
 	}

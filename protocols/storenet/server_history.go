@@ -41,7 +41,7 @@ func (s *Server) serveHistory(ctx context.Context, x *exchange) Status {
 		}
 		return r.status
 	}
-	if x.busy {
+	if x.pass.Busy() {
 		return fail(refuse(StatusTooManyRequests, "too many requests under way"))
 	}
 	if reset, err := s.read(x, &rpc, s.cfg.Limits.MaxRequestBytes); err != nil {

@@ -9,7 +9,7 @@ import (
 // serveMetadata is the handler of metadata 1.0.0. What the asker says about
 // itself is read and not used.
 func (s *Server) serveMetadata(_ context.Context, x *exchange) Status {
-	if x.busy {
+	if x.pass.Busy() {
 		return statusReset
 	}
 	var req storepb.WakuMetadataRequest

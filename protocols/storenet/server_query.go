@@ -21,7 +21,7 @@ func (s *Server) serveQuery(ctx context.Context, x *exchange) Status {
 		}
 		return answer(Page{}, false, r)
 	}
-	if x.busy {
+	if x.pass.Busy() {
 		return fail(refuse(StatusTooManyRequests, "too many requests under way"))
 	}
 	if reset, err := s.read(x, &req, s.cfg.Limits.MaxRequestBytes); err != nil {

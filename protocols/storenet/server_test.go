@@ -265,10 +265,8 @@ func TestBadFrames(t *testing.T) {
 		})
 	}
 	meter.want(t, client.ID(), 0, 0)
-	srv.mu.Lock()
-	defer srv.mu.Unlock()
-	if srv.total != 0 || len(srv.byPeer) != 0 {
-		t.Fatalf("%d slots, %d peers", srv.total, len(srv.byPeer))
+	if n := srv.gate.Working(client.ID()); n != 0 {
+		t.Fatalf("%d requests under way", n)
 	}
 }
 
@@ -451,14 +449,14 @@ func TestStoreFails(t *testing.T) {
 	}
 }
 
-// gate is a Meter whose Serve waits, so that requests stay under way.
-type gate struct {
+// waiting is a Meter whose Serve waits, so that requests stay under way.
+type waiting struct {
 	*fakeMeter
 	entered chan struct{}
 	open    chan struct{}
 }
 
-func (g *gate) Serve(ctx context.Context, _ peer.ID, units tally.Amount) (Hold, error) {
+func (g *waiting) Serve(ctx context.Context, _ peer.ID, units tally.Amount) (Hold, error) {
 	g.entered <- struct{}{}
 	select {
 	case <-g.open:
@@ -476,7 +474,7 @@ func TestTooManyRequests(t *testing.T) {
 	fill(t, store, 5)
 	limits := DefaultLimits()
 	limits.MaxPeerRequests = 2
-	g := &gate{fakeMeter: newMeter(100), entered: make(chan struct{}, 8), open: make(chan struct{})}
+	g := &waiting{fakeMeter: newMeter(100), entered: make(chan struct{}, 8), open: make(chan struct{})}
 	srv, outcomes := serve(t, server, store, Config{Limits: limits, Meter: g})
 	var inside []network.Stream
 	for range 2 {
@@ -512,10 +510,8 @@ func TestTooManyRequests(t *testing.T) {
 		t.Fatal(&res)
 	}
 	next(t, outcomes)
-	srv.mu.Lock()
-	defer srv.mu.Unlock()
-	if srv.total != 0 {
-		t.Fatal(srv.total)
+	if n := srv.gate.Working(client.ID()); n != 0 {
+		t.Fatalf("%d requests under way", n)
 	}
 }
 
@@ -525,7 +521,7 @@ func TestCloseEndsRequests(t *testing.T) {
 	client, server := pair(t)
 	store := newStore(t)
 	fill(t, store, 5)
-	g := &gate{fakeMeter: newMeter(100), entered: make(chan struct{}, 8), open: make(chan struct{})}
+	g := &waiting{fakeMeter: newMeter(100), entered: make(chan struct{}, 8), open: make(chan struct{})}
 	srv, _ := serve(t, server, store, Config{Meter: g})
 	slow := open(t, client, server.ID(), QueryID)
 	if _, err := slow.Write([]byte{50}); err != nil {
