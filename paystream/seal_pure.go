@@ -11,8 +11,6 @@ import (
 	"log/slog"
 	"slices"
 
-	"golang.org/x/crypto/blake2b"
-
 	"github.com/tallystick/tally"
 )
 
@@ -164,17 +162,20 @@ func DeriveKeys(psk *Secret, kdf KDF, socket SocketID, sender SessionID, role Ro
 	return k, nil
 }
 
-// preimageSize is the length of what a preimage is the hash of: fulfil key, header and
-// tag. It is one block of BLAKE2b.
-const preimageSize = 32 + headerSize + tagSize
+// counterBytes are those of a counter that are not zero: see maxCounter.
+const counterBytes = 6
 
-// preimage is the hash of header and tag behind the fulfil key: only the two ends can
-// make it. What lies between is bound by the tag, which the payee has checked before,
-// so that nothing of a packet can change and be fulfilled.
+// preimageSize is the length of what a preimage is the hash of: fulfil key, counter and
+// tag. With its padding it is one block of SHA-256.
+const preimageSize = 32 + counterBytes + tagSize
+
+// preimage is the hash of counter and tag behind the fulfil key: only the two ends can
+// make it. All else of a packet is bound by the tag, which the payee has checked before,
+// so that nothing of a packet can change and be fulfilled (ADR 17).
 func (k *Keys) preimage(env []byte) tally.Preimage {
-	n := copy(k.fulfil[32:], env[:headerSize])
+	n := copy(k.fulfil[32:], env[headerSize-counterBytes:headerSize])
 	copy(k.fulfil[32+n:], env[len(env)-tagSize:])
-	return blake2b.Sum256(k.fulfil[:])
+	return sha256.Sum256(k.fulfil[:])
 }
 
 func (k *Keys) counter(n uint64) []byte {

@@ -114,6 +114,19 @@ func TestPreimageNeedsTheExactBytes(t *testing.T) {
 	}
 }
 
+// Even where a fault of ours sealed two packets under one counter, neither's preimage
+// would open the other.
+func TestPreimageOfEachTag(t *testing.T) {
+	d := newDuo(t)
+	a := d.seal(d.client, "100")
+	d.client.live.count--
+	b := d.seal(d.client, "900")
+	pre, _ := d.client.Condition(a)
+	if _, cond := d.client.Condition(b); pre.Opens(cond) || pre == (tally.Preimage{}) {
+		t.Fatal("one preimage for two packets")
+	}
+}
+
 // TestReflection is attack 1: a connector sends the payer's own packet back to it,
 // has it fulfilled, and keeps the difference. With one key for both directions, as
 // in PSK2 and STREAM, that works.
