@@ -160,5 +160,5 @@ func (c *Conn) finish(a *Answer, o *flight, now time.Duration, p *Packet, known 
 	if known {
 		kind = RejectLimit
 	}
-	c.ctl.Rejected(now, o.amount, kind, a.Most, jitter(c.e))
+	c.ctl.Rejected(now, o.amount, kind, a.Most, c.e.entropy.uint32())
 }

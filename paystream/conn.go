@@ -464,7 +464,7 @@ func (c *Conn) begin(list []*Outgoing, now time.Duration) []*Outgoing {
 		return list
 	}
 	c.openTries = min(c.openTries+1, 20)
-	c.openAt = now + Backoff(c.openTries+3, jitter(c.e))
+	c.openAt = now + Backoff(c.openTries+3, c.e.entropy.uint32())
 	c.pkt.Reset()
 	if !client {
 		return c.seal(list, now, outCall, 0, PacketID(c.e.entropy.id()))

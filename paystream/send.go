@@ -122,7 +122,7 @@ func (c *Conn) news(list []*Outgoing, now time.Duration) []*Outgoing {
 	}
 	asks := c.late(now)
 	c.tellTries = min(c.tellTries+1, 20)
-	c.tellAt = now + Backoff(c.tellTries, jitter(c.e))
+	c.tellAt = now + Backoff(c.tellTries, c.e.entropy.uint32())
 	c.pkt.Reset()
 	for _, st := range c.asked {
 		if !st.decided && len(c.pkt.Proposals) < maxAsked {
@@ -252,10 +252,4 @@ func (c *Conn) state(p *Packet) (seq uint64) {
 	p.State.Seq, p.State.Seen, p.State.Totals = c.sock.State()
 	p.State.Received = c.sock.received
 	return p.State.Seq
-}
-
-// jitter spreads retries.
-func jitter(e *Endpoint) uint32 {
-	id := e.entropy.id()
-	return uint32(id[0])<<24 | uint32(id[1])<<16 | uint32(id[2])<<8
 }

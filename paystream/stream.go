@@ -254,7 +254,7 @@ func (c *Conn) landedStreams(o *flight, now time.Duration, p *Packet, known bool
 	if o.load == nil {
 		return
 	}
-	c.streams.Landed(o.load, now, known && !p.Again, jitter(c.e))
+	c.streams.Landed(o.load, now, known && !p.Again, c.e.entropy.uint32())
 	c.streamNews()
 }
 
@@ -266,7 +266,7 @@ func (c *Conn) resetStreams() {
 
 // dataDue sends packets for streams alone. Called with mu held.
 func (c *Conn) dataDue(list []*Outgoing, now time.Duration) []*Outgoing {
-	c.streams.Late(now, jitter(c.e))
+	c.streams.Late(now, c.e.entropy.uint32())
 	for c.streams.Due(now) {
 		before := len(list)
 		c.pkt.Reset()
