@@ -29,8 +29,9 @@ const (
 	maxHaveBytes = 32 << 10
 	// maxPulls bounds the questions of one stream: each bucket twice.
 	maxPulls = 512
-	// maxRouteStreams and maxRouteStreamsPeer bound the streams that are answered at a
-	// time.
+	// maxRouteStreams and maxRouteStreamsPeer bound the streams, of which four times as
+	// many may be open (package gate): an exchange that is over for who asked may not be
+	// over here yet, and is no reason to refuse the next.
 	maxRouteStreams     = 16
 	maxRouteStreamsPeer = 4
 	// routeTime bounds one exchange on either side.
@@ -106,10 +107,6 @@ func (r *Routes) handle(st network.Stream) {
 		return
 	}
 	defer pass.Leave()
-	if pass.Busy() {
-		_ = st.Reset()
-		return
-	}
 	stop := context.AfterFunc(r.ctx, func() { _ = st.Reset() })
 	defer stop()
 	if err := r.serve(st, from); err != nil {

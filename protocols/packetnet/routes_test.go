@@ -5,11 +5,13 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
 
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/tallystick/tally/pb/routepb"
@@ -185,5 +187,45 @@ func TestRoutesRefuse(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		_ = st.Reset()
+	}
+}
+
+// A peer may have a few exchanges open, and is refused more until some are over.
+func TestRoutesTooMany(t *testing.T) {
+	low, high := newHosts(t)
+	r := NewRoutes(high, newShelf("a"), nil)
+	defer r.Close()
+	connectHosts(t, low, high)
+	ask := func() (network.Stream, error) {
+		st, err := low.NewStream(t.Context(), high.ID(), RoutesProtocol)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, in := wire.NewWriter(st, maxRouteFrame), wire.NewReader(st, maxRouteFrame)
+		q := &routepb.RouteMsg{Kind: &routepb.RouteMsg_DigestAsk{DigestAsk: &routepb.DigestAsk{}}}
+		if err := errors.Join(out.WriteMsg(q), out.Flush()); err != nil {
+			t.Fatal(err)
+		}
+		return st, in.ReadMsg(new(routepb.RouteMsg))
+	}
+	var open []network.Stream
+	for range 4 * maxRouteStreamsPeer {
+		st, err := ask()
+		if err != nil {
+			t.Fatalf("exchange %d: %v", len(open), err)
+		}
+		open = append(open, st)
+	}
+	if _, err := ask(); err == nil {
+		t.Fatal("one over the bound was answered")
+	}
+	for _, st := range open {
+		_ = st.Reset()
+	}
+	for r.gate.Working(low.ID()) > 0 && t.Context().Err() == nil {
+		runtime.Gosched()
+	}
+	if _, err := ask(); err != nil {
+		t.Fatal(err)
 	}
 }
