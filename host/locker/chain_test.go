@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/filecoin-project/go-state-types/big"
 
@@ -259,6 +260,87 @@ func TestGuardOnTheChain(t *testing.T) {
 			t.Errorf("the chain paid %d", paid)
 		}
 		r.expect(r.payer, map[uint64]string{1: "paid"})
+	})
+}
+
+// News of heads reach two neighbours, and two channels of one, at different times. A lock
+// that ends as late as the newest head allows is made and taken all the same.
+func TestLockAheadOfTheNews(t *testing.T) {
+	for name, payerKnows := range map[string]bool{"of the payee": true, "of the payer's channel": false} {
+		t.Run(name, func(t *testing.T) {
+			inRigs(t, func(t *testing.T, r *rig) {
+				k, ctx := r.payer.locker, context.Background()
+				terms := k.Terms()
+				if err := r.offer(1, 10, r.head()+26); err != nil {
+					t.Fatal(err)
+				}
+				r.chain.Mute(true)
+				r.pass(int(terms.Skew) + 1)
+				if payerKnows {
+					if err := r.payer.manager.PaychLook(ctx, r.ch); err != nil {
+						t.Fatal(err)
+					}
+				} else {
+					k.saw(r.head()) // another channel of its was looked at
+				}
+				o := r.offerOf(2, 10, terms.Horizon(r.head())-terms.Skew)
+				o.Long = false
+				if err := k.Offer(ctx, r.payee.id, o); err != nil {
+					t.Fatal(err)
+				}
+				r.pass(1)
+				for _, s := range []*side{r.payer, r.payee} {
+					for _, x := range s.locker.List() {
+						if x.ID == 2 && x.Phase != lock.Locked {
+							t.Errorf("the lock is %v at the %s", x.Phase, s.name)
+						}
+					}
+				}
+				r.expect(r.payer, map[uint64]string{1: "", 2: ""})
+				r.chain.Mute(false)
+			})
+		})
+	}
+}
+
+// A LOCK beyond the horizon costs the payee one look at the chain in an epoch.
+func TestLooksAheadOnceAnEpoch(t *testing.T) {
+	inRig(t, func(r *rig) {
+		if err := r.offer(1, 10, r.head()+26); err != nil {
+			t.Fatal(err)
+		}
+		r.chain.Mute(true)
+		var l *line
+		if l = r.payee.locker.known(r.payer.id, r.ch); l == nil {
+			t.Fatal("no line")
+		}
+		seen := func() int64 {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return l.now
+		}
+		was := seen()
+		r.pass(1)
+		far := r.payee.locker.terms.Horizon(r.head())
+		if l.catchUp(far - 10); seen() != was {
+			t.Fatal("within the horizon there is nothing to look for")
+		}
+		l.catchUp(far)
+		first := seen()
+		if first != r.head() {
+			t.Fatalf("%d was seen of %d", first, r.head())
+		}
+		time.Sleep(500 * time.Millisecond) // bubble
+		now := r.head()
+		l.catchUp(far + 50)
+		if seen() != first {
+			t.Fatal("it looked twice in an epoch")
+		}
+		r.pass(1)
+		if l.catchUp(far + 50); seen() <= now {
+			t.Fatal("it looks again in the next")
+		}
+		r.chain.Mute(false)
 	})
 }
 

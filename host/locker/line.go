@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-state-types/big"
@@ -43,6 +44,7 @@ type line struct {
 	free       tally.Amount    // of the channel, at the last look
 	room       int             // locks that still find a slot
 	closing    bool            // the channel settles, or is gone
+	caught     time.Time       // when a LOCK had us look ahead
 
 	// Of the goroutine.
 	slots *lock.Slots
@@ -207,6 +209,47 @@ func (l *line) see(ctx context.Context) error {
 		err = l.put(item{tell: true, ask: true}) // what came before was not heard
 	}
 	return err
+}
+
+// seeAhead is see of the head that the chain has now, which we may not have been told of.
+func (l *line) seeAhead(ctx context.Context) error {
+	if err := l.k.paych.PaychLook(ctx, l.ch); err != nil {
+		return fmt.Errorf("locker: channel %s: %w", l.ch, err)
+	}
+	return l.see(ctx)
+}
+
+// seeUpTo sees ahead where the view is older than a height that was seen of another
+// channel: carriers reckon with the newest.
+func (l *line) seeUpTo(ctx context.Context, height int64) error {
+	if err := l.see(ctx); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	behind := l.now < height
+	l.mu.Unlock()
+	if behind {
+		return l.seeAhead(ctx)
+	}
+	return nil
+}
+
+// catchUp sees ahead where a LOCK ends beyond the horizon: its payer may have heard of
+// heads that we were not told of yet, and what we give up for that fails a payment. A
+// neighbour can send many, so that one look an epoch has to do.
+func (l *line) catchUp(expires int64) {
+	l.mu.Lock()
+	due := expires > l.k.terms.Horizon(l.now) && time.Since(l.caught) >= time.Duration(l.k.epochMS)*time.Millisecond
+	if due {
+		l.caught = time.Now()
+	}
+	l.mu.Unlock()
+	if !due {
+		return
+	}
+	if err := l.seeAhead(l.k.ctx); err != nil && l.k.ctx.Err() == nil {
+		l.k.log.Debug("chain not looked at for a lock", "channel", l.ch, "err", err)
+	}
 }
 
 // shown is what opens a lock of ours, where the chain has shown it.

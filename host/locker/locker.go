@@ -466,7 +466,10 @@ func (k *Locker) Offer(ctx context.Context, p peer.ID, o Offer) error {
 	if err != nil {
 		return err
 	}
-	if err := l.see(ctx); err != nil {
+	k.mu.Lock()
+	newest := k.head
+	k.mu.Unlock()
+	if err := l.seeUpTo(ctx, newest); err != nil {
 		return err
 	}
 	info, err := k.paych.PaychInfo(ctx, l.ch)

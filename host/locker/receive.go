@@ -71,6 +71,9 @@ func (l *line) receive(m *Msg) error {
 		if err == nil && len(m.Guard) != 0 {
 			err = voucher(m.Guard, theirs, &ev.Guard)
 		}
+		if err == nil {
+			l.catchUp(ev.Voucher.Expires)
+		}
 	case m.Send == lock.SendLockAck:
 		ev.Kind = lock.EvAcked
 	case m.Send == lock.SendFulfil:
