@@ -545,6 +545,19 @@ func offerCode(err error) (forward.Code, tally.Amount) {
 	}
 }
 
+// giveCode is what a neighbour is told of a lock that its channel gave up at once;
+// CodeUnset where there is nothing to tell.
+func giveCode(err error) forward.Code {
+	switch {
+	case errors.Is(err, lock.ErrTooSoon):
+		return forward.CodeExpiryTooSoon
+	case errors.Is(err, lock.ErrGuard):
+		return forward.CodeExpiryTooFar
+	default:
+		return forward.CodeUnset
+	}
+}
+
 // Show implements forward.LockCarrier.
 func (l *Locks) Show(p peer.ID, id uint64, preimage tally.Preimage, owed bool, record func(*durable.Batch), done func(error)) {
 	l.again(func() error { return l.keeper.Fulfil(l.ctx, p, id, preimage, owed, record) }, done)
@@ -678,7 +691,12 @@ func (l *Locks) Decided(p peer.ID, id uint64, preimage *tally.Preimage, err erro
 
 // Ended implements locker.Carrier.
 func (l *Locks) Ended(p peer.ID, id uint64, _ *tally.Preimage, err error) (record func(*durable.Batch), saved func()) {
-	return nil, func() {
+	if code := giveCode(err); code != forward.CodeUnset { // the CANCEL of what we never took
+		l.mu.Lock()
+		record = l.whys.put(forward.HeldLock{Peer: p, ID: id}, &forward.Msg{Code: code, Hop: 1})
+		l.mu.Unlock()
+	}
+	return record, func() {
 		if errors.Is(err, locker.ErrLost) {
 			l.lost.Add(1)
 			l.log.Error("a lock that was claimed in time was not paid by the chain", "peer", p, "lock", id, "next", "look at the chain: tally wallet balance")

@@ -3,14 +3,17 @@ package host
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"reflect"
 	"testing"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/tallystick/tally/host/locker"
 	"github.com/tallystick/tally/internal/durable"
 	"github.com/tallystick/tally/internal/durable/durabletest"
 	"github.com/tallystick/tally/paystream/forward"
+	"github.com/tallystick/tally/paystream/lock"
 )
 
 // What is saved with a lock is there after a restart, is forgotten when nobody needs it,
@@ -72,5 +75,59 @@ func TestLockWhys(t *testing.T) {
 		if err := w.restore(t.Context(), store); !errors.Is(err, errWhy) {
 			t.Errorf("%d bytes: %v", len(bad), err)
 		}
+	}
+}
+
+// posts keeps the messages that would go to neighbours.
+type posts struct {
+	lockSessions
+	sent []*forward.Msg
+}
+
+func (s *posts) Post(_ peer.ID, m *forward.Msg) bool {
+	s.sent = append(s.sent, m)
+	return true
+}
+
+// The CANCEL of a lock that ends at a wrong time for us says so, also after a restart: who
+// hears that nothing more than that was wrong tries again soon.
+func TestCancelSaysWhatWasWrong(t *testing.T) {
+	for name, tt := range map[string]struct {
+		err  error
+		want forward.Code
+	}{
+		"too soon":   {fmt.Errorf("%w: until 7", lock.ErrTooSoon), forward.CodeExpiryTooSoon},
+		"no guard":   {lock.ErrGuard, forward.CodeExpiryTooFar},
+		"settling":   {lock.ErrSettling, forward.CodeInternal},
+		"its end":    {nil, forward.CodeInternal},
+		"lost money": {locker.ErrLost, forward.CodeInternal},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := durabletest.NewMem()
+			defer store.Close()
+			hub, packets := peer.ID("a hub"), &posts{}
+			l := &Locks{whys: newLockWhys(), packets: packets}
+			var b durable.Batch
+			if record, _ := l.Ended(hub, 7, nil, tt.err); record != nil {
+				record(&b)
+			}
+			if err := store.Commit(t.Context(), &b); err != nil {
+				t.Fatal(err)
+			}
+			l.Send(hub, &locker.Msg{Send: lock.SendCancel, ID: 7})
+			again := &Locks{whys: newLockWhys(), packets: packets}
+			if err := again.whys.restore(t.Context(), store); err != nil {
+				t.Fatal(err)
+			}
+			again.Send(hub, &locker.Msg{Send: lock.SendCancel, ID: 7})
+			for _, m := range packets.sent {
+				if m.Kind != forward.MsgReject || m.Code != tt.want || m.Hop != 1 {
+					t.Errorf("it says %v of hop %d", m.Code, m.Hop)
+				}
+			}
+			if len(packets.sent) != 2 {
+				t.Errorf("%d messages", len(packets.sent))
+			}
+		})
 	}
 }
