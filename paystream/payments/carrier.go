@@ -138,7 +138,7 @@ type Leg struct {
 // memory.
 type Router interface {
 	// Plan returns legs whose amounts sum up to the request's, or an error that
-	// wraps ErrNoRoute.
+	// wraps ErrNoRoute: a RestError where a moment later there would be some.
 	Plan(now time.Time, r *Request) ([]Leg, error)
 	// Sent, Done and Failed tell what becomes of a leg: Sent blocks room on its way
 	// until one of the others.

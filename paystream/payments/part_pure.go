@@ -224,6 +224,18 @@ var (
 	ErrInvalid  = &Error{Code: CodeInvalid}
 )
 
+// RestError is an ErrNoRoute for a moment: a hop on the way was busy, or the part came at
+// the wrong time for it, and it is left out until Until.
+type RestError struct {
+	Until time.Time
+	Err   error
+}
+
+func (e *RestError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the ErrNoRoute.
+func (e *RestError) Unwrap() error { return e.Err }
+
 // ErrInvariant is wrapped by every error of Check.
 var ErrInvariant = errors.New("payments: invariant broken")
 

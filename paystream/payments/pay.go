@@ -22,6 +22,9 @@ const (
 	// maxTries bounds the parts that one call of pay sends: each is a synced write,
 	// and blocks room for others.
 	maxTries = 100
+	// maxRests is how often one call waits for a hop that was busy to rest. A lock that
+	// comes back binds its money until its end, so that each try may cost as much again.
+	maxRests = 3
 )
 
 // PayRequest is what pay needs. The invoice's hash names the payment: to ask again
@@ -225,11 +228,11 @@ func (s *Service) split(d *driver) {
 }
 
 // splitAll sends what is not covered until the payment is decided, or nothing more
-// can be sent and nothing lives. It returns why it stopped sending, if it was not
-// the payee's or the clock's doing.
+// can be sent and nothing lives. A hop that was busy is waited for. It returns why it
+// stopped sending, if it was not the payee's or the clock's doing.
 func (s *Service) splitAll(d *driver) error {
 	var stuck error
-	for tries := 0; ; {
+	for tries, rests := 0, 0; ; {
 		v, parts, changed, err := s.watch(d)
 		if err != nil {
 			return err
@@ -237,9 +240,15 @@ func (s *Service) splitAll(d *driver) error {
 		s.learn(d, parts)
 		now := s.Now()
 		over := now >= d.first.Deadline || d.begun && v.Refused
+		rest, resting := errors.AsType[*RestError](stuck)
 		switch {
 		case v.Status == StatusComplete:
 			return nil
+		case !over && resting && rests < maxRests && rest.Until.UnixMilli() < d.first.Deadline:
+			rests++
+			s.pause(changed, now, rest.Until.UnixMilli())
+			stuck = nil
+			continue
 		case v.Live > 0 && (over || stuck != nil || v.Covered >= v.Total):
 			// Something comes back, or the payment is complete: both change it.
 			s.pause(changed, now, d.first.Deadline)

@@ -571,8 +571,21 @@ func (s *Service) WaitPayment(ctx context.Context, h tally.Hashlock) (v PaymentV
 
 // Payments is listpayments: one line a payment, oldest first.
 func (s *Service) Payments(ctx context.Context) (list []PaymentView, err error) {
-	err = s.look(ctx, func() { list = s.payer.Payments() })
+	err = s.look(ctx, func() {
+		list = s.payer.Payments()
+		for i := range list {
+			s.trying(&list[i])
+		}
+	})
 	return list, err
+}
+
+// trying has a payment pending that failed so far, and is tried again. On the owner's
+// goroutine.
+func (s *Service) trying(v *PaymentView) {
+	if v.Status == StatusFailed && !v.Refused && s.drivers[v.Hash] != nil {
+		v.Status = StatusPending
+	}
 }
 
 // Payment returns one payment and its parts: listpartialpayments by hash.
@@ -580,6 +593,7 @@ func (s *Service) Payment(ctx context.Context, h tally.Hashlock) (v PaymentView,
 	found := false
 	err = s.look(ctx, func() {
 		v, found = s.payer.Payment(h)
+		s.trying(&v)
 		parts = s.payer.Parts(h)
 	})
 	if err == nil && !found {

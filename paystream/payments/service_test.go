@@ -329,6 +329,56 @@ func TestPayFindsItsWay(t *testing.T) {
 	})
 }
 
+// TestPayWaitsForABusyHop: where the only way rests because a hop was busy, pay tries it
+// again, a few times and within its deadline, and the payment is pending until then.
+func TestPayWaitsForABusyHop(t *testing.T) {
+	for name, tt := range map[string]struct {
+		busy           int
+		deadline, took time.Duration
+		parts          int
+		paid           tally.Balance
+	}{
+		"twice":        {2, 30 * time.Second, 2 * route.BusyRest, 3, 100},
+		"for ever":     {99, 30 * time.Second, 3 * route.BusyRest, 4, 0},
+		"until it may": {1, route.BusyRest - time.Millisecond, 0, 1, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				g := route.NewGraph()
+				for _, e := range []string{"AB", "BD"} {
+					if err := g.Set(route.Edge{From: w.ids[e[:1]], To: w.ids[e[1:]], Capacity: 100}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				w.edge("AB", paymentstest.Edge{Room: 100})
+				w.edge("BD", paymentstest.Edge{Room: 100, Busy: tt.busy})
+				w.router = route.NewFinder(w.ids["A"], g)
+				a, d := w.start("A", nil), w.start("D", nil)
+				i := d.invoice(t, payments.InvoiceRequest{Amount: 100})
+				began := time.Now()
+				if tt.took > 0 {
+					time.AfterFunc(route.BusyRest/2, func() {
+						list, err := a.Payments(context.Background())
+						v, _, err2 := a.Payment(context.Background(), i.Hash)
+						if err != nil || err2 != nil || len(list) != 1 || list[0].Status != payments.StatusPending || v.Status != payments.StatusPending {
+							t.Errorf("while the hop rests: %+v, %+v, %v, %v", list, v, err, err2)
+						}
+					})
+				}
+				r, err := a.Pay(t.Context(), payments.PayRequest{Invoice: i, Deadline: tt.deadline})
+				if took := time.Since(began).Truncate(time.Second); took != tt.took || len(r.Parts) != tt.parts {
+					t.Fatalf("%d parts, %v, after %v", len(r.Parts), err, took)
+				}
+				if tt.paid > 0 && err != nil || tt.paid == 0 && !(errors.Is(err, payments.ErrFailed) && errors.Is(err, payments.ErrNoRoute)) {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Second) // bubble: the payee hears of it
+				w.settled(tt.paid, 0)
+			})
+		})
+	}
+}
+
 // TestPayNeverHangs: a payee that is away is waited for until the part is decided,
 // and the caller who does not wait that long hears when it is certain.
 func TestPayNeverHangs(t *testing.T) {

@@ -28,6 +28,8 @@ type Edge struct {
 	Fee tally.Amount
 	// Dead: what leaves over it comes back.
 	Dead bool
+	// Busy is how many parts find it busy, before it carries one.
+	Busy int
 }
 
 // Net is the part of the world that does not restart: hops, and what carriers have
@@ -254,6 +256,9 @@ func (n *Net) arrive(f *flight) {
 			fail.Code = payments.FailNoRoute
 		case e.Dead:
 			fail.Code = payments.FailHop
+		case e.Busy > 0:
+			e.Busy--
+			fail.Code = payments.FailBusy
 		case e.Room < amount:
 			fail.Code, fail.Most = payments.FailHeadroom, e.Room
 		default:

@@ -74,8 +74,23 @@ func (f *Finder) Plan(now time.Time, r *payments.Request) ([]payments.Leg, error
 		g: f.graph, now: now.UnixMilli(), src: f.graph.number[f.self], dst: dst, amount: r.Amount,
 		parts: min(r.MaxParts, MaxSplit), used: make(map[int32]tally.Amount),
 	}
+	legs, why := f.plan(p, r.MaxFee)
+	if legs != nil {
+		return legs, nil
+	}
+	err := noRoute(why)
+	if p.now = f.graph.rested(p.now); p.now > now.UnixMilli() {
+		if legs, _ := f.plan(p, r.MaxFee); legs != nil {
+			return nil, &payments.RestError{Until: time.UnixMilli(p.now), Err: err}
+		}
+	}
+	return nil, err
+}
+
+// plan returns legs that cost at most maxFee, or why there are none.
+func (f *Finder) plan(p *planner, maxFee tally.Amount) (legs []payments.Leg, why string) {
 	// First cheap and likely; where that costs too much, cheap.
-	why := "no ways are known that carry it together"
+	why = "no ways are known that carry it together"
 	for _, nats := range []float64{feeNats, 100 * feeNats} {
 		for _, plan := range []func(float64) []path{p.flow, p.halve} {
 			paths := plan(nats)
@@ -83,13 +98,13 @@ func (f *Finder) Plan(now time.Time, r *payments.Request) ([]payments.Leg, error
 				continue
 			}
 			legs, fee := f.legs(paths)
-			if fee <= r.MaxFee {
-				return legs, nil
+			if fee <= maxFee {
+				return legs, ""
 			}
 			why = fmt.Sprintf("the ways that are known cost %d", fee)
 		}
 	}
-	return nil, noRoute(why)
+	return nil, why
 }
 
 // hint puts the edges of an invoice into the graph for as long as a plan is made.

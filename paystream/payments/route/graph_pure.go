@@ -96,6 +96,17 @@ func (e *edge) bounds(now int64) (lo, hi tally.Amount) {
 	return lo.SaturatingSub(k.reserved), hi.SaturatingSub(k.reserved)
 }
 
+// rested is when all edges are back whose rest ends in a moment; now where there is none.
+func (g *Graph) rested(now int64) int64 {
+	at := now
+	for i := range g.edges {
+		if rest := g.edges[i].known.rest; rest <= now+BusyRest.Milliseconds() {
+			at = max(at, rest)
+		}
+	}
+	return at
+}
+
 // Graph is who carries what to whom.
 type Graph struct {
 	number map[peer.ID]int32

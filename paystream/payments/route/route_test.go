@@ -237,6 +237,43 @@ func TestLearns(t *testing.T) {
 	}
 }
 
+// TestRestsForAMoment: where there would be a way but for a hop that was busy, the plan
+// says when, and it is there then. What failed for longer, or is too small, says nothing.
+func TestRestsForAMoment(t *testing.T) {
+	over := &payments.Leg{Via: []peer.ID{"B"}, Amount: 600}
+	for name, tt := range map[string]struct {
+		code   payments.FailCode
+		amount tally.Amount
+		rests  bool
+	}{
+		"busy": {payments.FailBusy, 600, true}, "at the wrong time": {payments.FailExpiry, 600, true},
+		"failed": {payments.FailHop, 600, false}, "too small": {payments.FailBusy, 1001, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := NewFinder("A", graphOf(t, edgeOf("A", "B", 1000), edgeOf("B", "D", 1000)))
+			f.Sent(t0, "D", over)
+			f.Failed(t0, "D", over, payments.Failure{Code: tt.code, Hop: 1})
+			now := t0.Add(time.Second)
+			_, err := f.Plan(now, request(tt.amount, 0))
+			rest, rests := errors.AsType[*payments.RestError](err)
+			if !errors.Is(err, payments.ErrNoRoute) || rests != tt.rests || rests && !rest.Until.Equal(t0.Add(BusyRest)) {
+				t.Fatalf("%+v", err)
+			}
+			if !rests {
+				return
+			}
+			if _, err := f.Plan(rest.Until.Add(-time.Millisecond), request(tt.amount, 0)); err == nil {
+				t.Fatal("it rests until then")
+			}
+			legs, err := f.Plan(rest.Until, request(tt.amount, 0))
+			if err != nil {
+				t.Fatal(err)
+			}
+			sound(t, f.graph, rest.Until, request(tt.amount, 0), legs)
+		})
+	}
+}
+
 // TestCarriesMoreThanItHoldsAtOnce: a tab that is settled as it fills carries payment
 // after payment, and what is paid is not counted against it.
 func TestCarriesMoreThanItHoldsAtOnce(t *testing.T) {
