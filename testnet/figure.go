@@ -204,6 +204,9 @@ type driver interface {
 	stats(ctx context.Context, at string) (Stats, error)
 	// socket reads one end of a socket: its client's or its server's.
 	socket(ctx context.Context, name, end string) (rpc.SocketRow, error)
+	// why says of what was begun how it stands, where that is not done: a check that
+	// failed tells it. Empty where there is none.
+	why(ctx context.Context) string
 	// changed returns a channel that is closed when figures may have changed;
 	// nil where nobody tells.
 	changed() <-chan struct{}

@@ -53,6 +53,8 @@ func (l *live) close() error {
 
 func (l *live) changed() <-chan struct{} { return nil }
 
+func (l *live) why(context.Context) string { return "" }
+
 func (l *live) peer(name string) (*livePeer, error) {
 	if p := l.peers[name]; p != nil {
 		return p, nil

@@ -62,6 +62,8 @@ func (l *local) socket(context.Context, string, string) (rpc.SocketRow, error) {
 	return rpc.SocketRow{}, errNoSockets
 }
 
+func (l *local) why(context.Context) string { return "" }
+
 func (l *local) changed() <-chan struct{} { return l.net.Changed() }
 
 func (l *local) do(ctx context.Context, st *statement) error {

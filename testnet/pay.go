@@ -61,15 +61,14 @@ func (d *procs) begin(ctx context.Context, p, to *proc, units, seconds uint64, h
 		return false, nil, err
 	}
 	calling := context.WithoutCancel(ctx) // longer than the statement
-	ended := make(chan error, 1)
+	b := &begun{from: p, to: to, units: units, hash: hash, ended: make(chan struct{})}
 	d.pays.Go(func() { // ends with the call, or with the peer
-		var err error
 		if sale {
-			_, err = client.SignatureBuy(calling, text, rpc.SignatureBuyOptions{TimeoutSeconds: seconds})
+			_, b.err = client.SignatureBuy(calling, text, rpc.SignatureBuyOptions{TimeoutSeconds: seconds})
 		} else {
-			_, err = client.Pay(calling, text, rpc.PayOptions{TimeoutSeconds: seconds})
+			_, b.err = client.Pay(calling, text, rpc.PayOptions{TimeoutSeconds: seconds})
 		}
-		ended <- err
+		close(b.ended)
 	})
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -77,15 +76,16 @@ func (d *procs) begin(ctx context.Context, p, to *proc, units, seconds uint64, h
 		parts, err := client.ListPartialPayments(ctx, hash)
 		switch {
 		case err == nil && len(parts) > 0:
+			d.begun = append(d.begun, b)
 			return true, nil, nil
 		case err != nil && rpc.Explain(err).Code != rpc.CodeNoPayment:
 			return false, nil, err
 		case last:
-			return false, why, nil
+			return false, b.err, nil
 		}
 		select {
 		case <-tick.C:
-		case why = <-ended:
+		case <-b.ended:
 			last = true
 		case <-ctx.Done():
 			return false, nil, ctx.Err()

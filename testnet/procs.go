@@ -51,7 +51,9 @@ type procs struct {
 	wires    map[way2]*lossy
 	uris     map[string]madeURI
 	sockets  map[string]openSocket
-	// pays are payments that were begun, invoices those whose parts are sent by hand.
+	// begun are payments that go on after their statement, pays waits for their calls;
+	// invoices are those whose parts are sent by hand.
+	begun    []*begun
 	pays     sync.WaitGroup
 	invoices map[string]string
 	// mails are the texts that payers bought last, by payer and payee.

@@ -3,6 +3,7 @@ package testnet
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -109,6 +110,38 @@ func TestScenariosOfPayments(t *testing.T) {
 				t.Errorf("%v\n%s", err, printed(t, &r))
 			}
 		})
+	}
+}
+
+// A check that fails says how payments stand that were begun.
+func TestFailedCheckTellsOfPayments(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "s.txt")
+	text := `title Tells
+mode mock
+peers a b
+connect a b
+begin a b 40 hold=yes
+check "it waits" within 30s waiting-parts b == 1
+check "it is taken" taken b == 40
+refuse b
+check "it fails" within 30s failed-payments a == 1
+check "it was taken" taken b == 40
+`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg := processes(t)
+	r, err := RunScenario(t.Context(), file, Options{Cluster: cfg})
+	if err != nil || r.Passed != 2 || r.Failed != 2 {
+		t.Fatalf("%v\n%s", err, printed(t, &r))
+	}
+	for i, want := range map[int]string{
+		1: "40 of a to b: under way, part 1 over 40 pending",
+		3: "part 1 over 40 failed: refused at hop ",
+	} {
+		if got := r.Checks[i].Detail; !strings.Contains(got, want) {
+			t.Errorf("%q does not say %q", got, want)
+		}
 	}
 }
 

@@ -501,10 +501,15 @@ func (r *runner) check(ctx context.Context, st *statement) {
 			if !ok && r.where != "" {
 				detail = r.where + ": " + detail
 			}
-			if !ok && res.Passed || ok && res.Passed {
-				res.Detail = detail
+			if !res.Passed {
+				return // what failed first is told
 			}
-			res.Passed = res.Passed && ok
+			if !ok {
+				if why := r.driver.why(ctx); why != "" {
+					detail += "; begun and not complete: " + why
+				}
+			}
+			res.Detail, res.Passed = detail, ok
 			return
 		}
 		timer := time.NewTimer(lookEvery)
