@@ -18,6 +18,7 @@ import (
 	"github.com/tallystick/tally/host/repo"
 	"github.com/tallystick/tally/host/rpc"
 	"github.com/tallystick/tally/paych"
+	"github.com/tallystick/tally/paych/devnet"
 	"github.com/tallystick/tally/paych/lotus"
 	"github.com/tallystick/tally/paych/wallet"
 	"github.com/tallystick/tally/swap"
@@ -308,8 +309,13 @@ func TestDevPeer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.Mine(t.Context(), 1); err != nil {
-			t.Error(err)
+		first, err := c.Mine(t.Context(), 1)
+		last, err2 := c.Mine(t.Context(), mineAtOnce+1) // in two calls
+		if err := errors.Join(err, err2); err != nil || last < first+mineAtOnce+1 {
+			t.Errorf("%d blocks: %v", last-first, err)
+		}
+		if _, err := c.Mine(t.Context(), devnet.MaxMine+1); err == nil {
+			t.Error("a typing error costs a night")
 		}
 		if err := errors.Join(c.Close(), d.Close(context.Background()), r.Close()); err != nil {
 			t.Fatal(err)

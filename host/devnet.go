@@ -222,10 +222,22 @@ func DialDevnet(ctx context.Context, dir string) (*DevnetClient, error) {
 // Close ends the client.
 func (c *DevnetClient) Close() error { return c.client.Close() }
 
+// mineAtOnce bounds the blocks of one call, which has to end in its time also where each
+// block waits for a slow disk.
+const mineAtOnce = 100
+
 // Mine makes n blocks and returns the height of the head.
 func (c *DevnetClient) Mine(ctx context.Context, n int) (int64, error) {
-	h, err := c.client.Dev().DevMine(ctx, n)
-	return int64(h), err
+	for {
+		some := n
+		if n <= devnet.MaxMine { // else it is refused
+			some = min(n, mineAtOnce)
+		}
+		h, err := c.client.Dev().DevMine(ctx, some)
+		if n -= some; err != nil || n <= 0 {
+			return int64(h), err
+		}
+	}
 }
 
 // FaucetResult is what the faucet did.
