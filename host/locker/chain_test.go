@@ -274,6 +274,8 @@ func TestLockAheadOfTheNews(t *testing.T) {
 				if err := r.offer(1, 10, r.head()+26); err != nil {
 					t.Fatal(err)
 				}
+				r.pass(1)                          // it is there
+				time.Sleep(500 * time.Millisecond) // bubble: between two blocks
 				r.chain.Mute(true)
 				r.pass(int(terms.Skew) + 1)
 				if payerKnows {
@@ -309,16 +311,16 @@ func TestLooksAheadOnceAnEpoch(t *testing.T) {
 		if err := r.offer(1, 10, r.head()+26); err != nil {
 			t.Fatal(err)
 		}
+		r.pass(1)                          // it is there
+		time.Sleep(500 * time.Millisecond) // bubble: between two blocks
 		r.chain.Mute(true)
-		var l *line
-		if l = r.payee.locker.known(r.payer.id, r.ch); l == nil {
-			t.Fatal("no line")
-		}
+		l := r.payee.locker.known(r.payer.id, r.ch)
 		seen := func() int64 {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			return l.now
 		}
+		r.pass(1) // what was told is seen
 		was := seen()
 		r.pass(1)
 		far := r.payee.locker.terms.Horizon(r.head())
@@ -330,7 +332,7 @@ func TestLooksAheadOnceAnEpoch(t *testing.T) {
 		if first != r.head() {
 			t.Fatalf("%d was seen of %d", first, r.head())
 		}
-		time.Sleep(500 * time.Millisecond) // bubble
+		time.Sleep(100 * time.Millisecond) // bubble: the same epoch
 		now := r.head()
 		l.catchUp(far + 50)
 		if seen() != first {
