@@ -154,6 +154,8 @@ func (l *Locks) Decided(p peer.ID, id uint64, preimage *tally.Preimage, err erro
 			code = forward.CodeRefused
 		case errors.Is(err, lock.ErrAmount):
 			code = forward.CodeHeadroom
+		case errors.Is(err, lock.ErrFull):
+			code = forward.CodeBusy
 		}
 		_ = l.engine.LockFailed(p, id, code, 0)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/filecoin-project/go-state-types/big"
@@ -359,6 +360,39 @@ func TestFunds(t *testing.T) {
 		}
 		if err := r.offer(2, 1_000, r.head()+26); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// Locks that are given up leave vouchers on their lane until their end, and the channel's
+// account keeps so many. One lock is refused for it, and the next goes to another lane.
+func TestCrowdedLane(t *testing.T) {
+	inRig(t, func(r *rig) {
+		r.payee.decide = gives
+		refused := 0
+		for id := uint64(1); id <= 140; id++ {
+			err := r.offer(id, 10, r.head()+26)
+			if errors.Is(err, paych.ErrTooMany) {
+				refused++
+				continue
+			}
+			if err != nil {
+				t.Fatal(id, err)
+			}
+			synctest.Wait() // given up, and it has the CANCEL
+			if l := r.payer.locker.List(); len(l) != 0 {
+				t.Fatalf("%+v", l)
+			}
+		}
+		if refused != 2 {
+			t.Errorf("%d of 140 locks were refused: one for each lane that got crowded is 2", refused)
+		}
+		r.pass(30)
+		if err := r.offer(1000, 10, r.head()+26); err != nil {
+			t.Fatal(err)
+		}
+		if l := r.payer.locker.List(); len(l) != 1 || l[0].Lane != 1 {
+			t.Errorf("the first lane is free again: %+v", l)
 		}
 	})
 }

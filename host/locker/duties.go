@@ -147,7 +147,7 @@ func (l *line) slow(e *lock.Effect) (*lock.Event, error) {
 		raw, err := l.sign(ctx, &v)
 		if err != nil {
 			if l.role == lock.Payer && l.k.terms.KindOf(&v) != lock.KindPlain {
-				return &lock.Event{Kind: lock.EvFailed, ID: e.ID, Voucher: v}, err
+				return &lock.Event{Kind: lock.EvFailed, ID: e.ID, Voucher: v, Crowded: errors.Is(err, paych.ErrTooMany)}, err
 			}
 			return nil, err
 		}

@@ -42,7 +42,8 @@ const (
 	// EvSigned: Voucher, which FxSign asked for, is signed and kept.
 	EvSigned
 	// EvFailed: Voucher could not be signed, and never left: of a LOCK or its guard.
-	// Of a payee: it could not be kept, FxKeep of a LOCK failed.
+	// Of a payee: it could not be kept, FxKeep of a LOCK failed. Crowded: there are too
+	// many of its lane.
 	EvFailed
 	// EvChain: the chain shows Head and Final.
 	EvChain
@@ -66,6 +67,7 @@ type Event struct {
 	Preimage tally.Preimage
 	OnChain  bool
 	Owed     bool
+	Crowded  bool
 	Voucher  Voucher
 	Guard    Voucher
 	Head     View

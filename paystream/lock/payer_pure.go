@@ -31,7 +31,7 @@ func (s *Slots) offer(now int64, ev *Event, fx []Effect) ([]Effect, error) {
 	}
 	var l *slot
 	for i := range s.slots {
-		if s.slots[i].open() {
+		if s.slots[i].open() && s.slots[i].crowded <= now {
 			l = &s.slots[i]
 			break
 		}
@@ -114,15 +114,20 @@ func (s *Slots) resend(l *slot, fx []Effect) []Effect {
 }
 
 // unsigned takes a lock back of which nothing left us. Its nonces count as used.
-// After a restart nobody can say so, and it waits for its end.
+// After a restart nobody can say so, and it waits for its end. The next lock goes to
+// another lane than one that is crowded, until this one's end, when those before it
+// have ended.
 func (s *Slots) unsigned(_ int64, ev *Event, fx []Effect) ([]Effect, error) {
 	l := s.of(ev.ID)
 	if l == nil || !l.unsent {
 		return fx, ErrUnknown
 	}
-	id := l.id
+	id, why := l.id, ErrAmount
+	if ev.Crowded && ev.Voucher.Lane == l.lane {
+		l.crowded, why = l.expires, ErrFull
+	}
 	l.rest(false)
-	return append(fx, Effect{Kind: FxSave, Lane: l.lane}, Effect{Kind: FxFailed, ID: id, Err: ErrAmount}), nil
+	return append(fx, Effect{Kind: FxSave, Lane: l.lane}, Effect{Kind: FxFailed, ID: id, Err: why}), nil
 }
 
 func (s *Slots) acked(_ int64, ev *Event, fx []Effect) ([]Effect, error) {

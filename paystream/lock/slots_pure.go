@@ -88,6 +88,9 @@ type slot struct {
 	raw string
 	// acked: the payee holds the LOCK. unsent: nothing of it has left us, ever.
 	acked, unsent bool
+	// crowded is until when the channel's account keeps no more vouchers of the lane: of
+	// locks that were given up, which bind their money until their end.
+	crowded int64
 }
 
 func (s *slot) move(to Phase) {
