@@ -110,8 +110,10 @@ type BuyEvent struct {
 // into alone.
 const MaxBought = 4096
 
-// lookEvery is how often the chain is asked whether a voucher was redeemed, in ms.
-const lookEvery = 10 * int64(time.Minute/time.Millisecond)
+// lookEpochs is how often, in epochs, the chain is asked whether a voucher was redeemed:
+// each ten minutes on Filecoin. A look that failed, or came before what it looks for was
+// final, waits for no more than that.
+const lookEpochs = 20
 
 // sold is what one statement gave room to.
 type sold struct {
@@ -128,12 +130,15 @@ type sold struct {
 //	                     ▼                 ▼                     ▼
 //	                  refunded      redeemed, expired, or unsure
 type Buyer struct {
-	rows   map[ID]*Bought
-	looked map[ID]int64
+	rows      map[ID]*Bought
+	looked    map[ID]int64
+	lookEvery int64 // ms
 }
 
-// NewBuyer returns a core without purchases.
-func NewBuyer() *Buyer { return &Buyer{rows: make(map[ID]*Bought), looked: make(map[ID]int64)} }
+// NewBuyer returns a core without purchases, on a chain whose epochs last epochMS.
+func NewBuyer(epochMS int64) *Buyer {
+	return &Buyer{rows: make(map[ID]*Bought), looked: make(map[ID]int64), lookEvery: lookEpochs * epochMS}
+}
 
 // Get returns a purchase.
 func (b *Buyer) Get(id ID) (Bought, bool) {
@@ -284,7 +289,7 @@ func (b *Buyer) tick(now int64, fx []Effect) []Effect {
 		r := b.rows[s.ID]
 		switch {
 		case r.Status == BuyBought || r.Status == BuyMailed:
-			if last, ok := b.looked[r.ID]; !ok || now-last >= lookEvery {
+			if last, ok := b.looked[r.ID]; !ok || now-last >= b.lookEvery {
 				b.looked[r.ID] = now
 				fx = append(fx, Effect{Kind: FxLook, ID: r.ID})
 			}

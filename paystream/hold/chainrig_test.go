@@ -3,6 +3,7 @@ package hold
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -23,6 +24,7 @@ type ledger struct {
 	balance, toSend tally.Amount
 	minSettle       int64
 	settling, gone  bool
+	mute            bool // nothing can be seen
 	redeemed        map[uint64]tally.Amount
 	signed          map[uint64][]byte // by lane, of the holder
 	used            tally.Amount      // what it signed away
@@ -58,6 +60,9 @@ func (c channelsOf) View(_ context.Context, channel string, lane uint64) (Channe
 	defer c.mu.Unlock()
 	if channel != theChannel {
 		return ChannelView{}, ErrChannel
+	}
+	if c.mute {
+		return ChannelView{}, errors.New("no answer")
 	}
 	paid, used := c.redeemed[lane]
 	return ChannelView{
@@ -149,6 +154,12 @@ func (l *ledger) redeem(lane uint64, amount tally.Amount) {
 	defer l.mu.Unlock()
 	l.redeemed[lane] = amount
 	l.toSend += amount
+}
+
+func (l *ledger) down(down bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mute = down
 }
 
 // The wire of the second form.

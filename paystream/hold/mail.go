@@ -55,6 +55,14 @@ const (
 	statementSlack = 10 * time.Minute
 )
 
+// epochMS is how long an epoch of the chain lasts; without a chain nothing asks.
+func (c *Config) epochMS() int64 {
+	if c.Channels == nil {
+		return 0
+	}
+	return c.Channels.Times().EpochMS
+}
+
 func (s *Service) channels() (Channels, error) {
 	if s.cfg.Channels == nil {
 		return nil, ErrNoChannels

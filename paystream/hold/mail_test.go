@@ -107,7 +107,13 @@ func TestBuyAndMail(t *testing.T) {
 			t.Fatal(r, err)
 		}
 		w.ledger.redeem(got.Lane(), 200)
-		time.Sleep(12 * time.Minute) // bubble: it is looked at
+		w.ledger.down(true)
+		time.Sleep(lookEpochs * 3 / 2 * time.Second) // bubble: an epoch lasts a second, and a look fails
+		if got := payer.purchase(got.ID); got.Status != BuyMailed {
+			t.Fatal(got.Status)
+		}
+		w.ledger.down(false)
+		time.Sleep(lookEpochs * 3 / 2 * time.Second) // bubble: it is looked at again
 		if got := payer.purchase(got.ID); got.Status != BuyRedeemed {
 			t.Fatal(got.Status)
 		}

@@ -217,7 +217,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		cfg: cfg, log: cfg.Logger, wallAt: time.Now(), collecting: make(map[peer.ID]bool), reasons: make(map[ID]error),
 		wake: make(chan struct{}, 1), ended: make(chan struct{}), calls: make(chan struct{}, maxCalls),
 		holder: NewHolder(cfg.Self, cfg.Policy), payer: NewPayer(), payee: NewPayee(cfg.Self, nil),
-		buyer: NewBuyer(), seller: NewSeller(cfg.Self), taker: NewTaker(cfg.Self),
+		buyer: NewBuyer(cfg.epochMS()), seller: NewSeller(cfg.Self), taker: NewTaker(cfg.Self),
 		woken: make(map[ID][]chan struct{}), rooms: make(chan struct{}, 1),
 	}
 	if cfg.Key != nil {
