@@ -35,6 +35,10 @@ type flight struct {
 	way     uint64       // and which way back; 0: none
 }
 
+// pumpAtOnce bounds the packets that one look makes, so that the first leaves while the
+// others are sealed, and that answers are not kept waiting for the lock.
+const pumpAtOnce = 16
+
 // pump sends money as long as some is due and the windows are open.
 func (c *Conn) pump(list []*Outgoing, now time.Duration) []*Outgoing {
 	due := c.sock.Due()
@@ -44,6 +48,7 @@ func (c *Conn) pump(list []*Outgoing, now time.Duration) []*Outgoing {
 		}
 		return list
 	}
+	before := len(list)
 	c.ctl.Due(now)
 	if r := c.e.roomer.Load(); r != nil {
 		if n, ok := (*r).Room(Dest{Peer: c.ident.dest, Via: c.ident.via}); ok {
@@ -51,6 +56,10 @@ func (c *Conn) pump(list []*Outgoing, now time.Duration) []*Outgoing {
 		}
 	}
 	for {
+		if len(list)-before >= pumpAtOnce {
+			c.more = true
+			return list
+		}
 		if err := c.ctl.Stopped(now); err != nil {
 			c.stop(err)
 			return list
