@@ -35,13 +35,9 @@ func (c *Conn) answer(a *Answer, sent *Outgoing) Record {
 	reuse(sent)
 	// What follows is sent by another goroutine: it is much, and one look does for all
 	// packets that are answered together.
-	look := !c.looking
-	c.looking = true
+	c.lookSoon()
 	gone := c.closed != nil && c.landed()
 	c.mu.Unlock()
-	if look {
-		c.e.lookAt(c)
-	}
 	if gone {
 		c.drop()
 	}

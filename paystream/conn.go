@@ -78,7 +78,6 @@ type Conn struct {
 	// records is c.record, bound once; nil where nothing is kept.
 	records Record
 	looking bool // Endpoint.lookAt was called, and look was not yet
-	more    bool // pump stopped because it had enough for once
 	// telling is how many packets in flight tell the state tellSeq of the pair, the
 	// newest that any of them tells; pairs counts pairs.
 	tellSeq uint64
@@ -402,6 +401,15 @@ func (c *Conn) kick() {
 	c.e.send(c.look(nil))
 }
 
+// lookSoon has another goroutine look, once for all that is done until then. Called with
+// mu held.
+func (c *Conn) lookSoon() {
+	if !c.looking {
+		c.looking = true
+		c.e.lookAt(c)
+	}
+}
+
 // look adds what is due to list, and sets the timer.
 func (c *Conn) look(list []*Outgoing) []*Outgoing {
 	now := c.e.now()
@@ -411,14 +419,8 @@ func (c *Conn) look(list []*Outgoing) []*Outgoing {
 		c.armed = 0
 	}
 	list = c.due(list, now)
-	more := c.more
-	c.more = false
-	c.looking = c.looking || more
 	idle := c.arm(now)
 	c.mu.Unlock()
-	if more {
-		c.e.lookAt(c)
-	}
 	if idle {
 		c.end(fmt.Errorf("%w: idle for %v", ErrClosed, IdleTime))
 		c.drop()

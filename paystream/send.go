@@ -57,7 +57,7 @@ func (c *Conn) pump(list []*Outgoing, now time.Duration) []*Outgoing {
 	}
 	for {
 		if len(list)-before >= pumpAtOnce {
-			c.more = true
+			c.lookSoon()
 			return list
 		}
 		if err := c.ctl.Stopped(now); err != nil {
